@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the compiler is told: inlining, branch weights, layout.  Nothing here knows virtio. */
+#ifndef VU_COMPILER_H
+#define VU_COMPILER_H
+
+#define VU_CACHE_LINE 64
+
+#define vu_likely(condition) __builtin_expect(!!(condition), 1)
+#define vu_unlikely(condition) __builtin_expect(!!(condition), 0)
+#define vu_always_inline inline __attribute__((always_inline))
+#define vu_noinline __attribute__((noinline))
+#define vu_cache_aligned __attribute__((aligned(VU_CACHE_LINE)))
+#define VU_ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
+#define VU_MIN(a, b) ((a) < (b) ? (a) : (b))
+
+#if __SIZEOF_POINTER__ != 8
+#error "64-bit hosts only: guest addresses and mappings share one address space"
+#endif
+
+/* The exported functions; everything else is hidden (-fvisibility=hidden). */
+#define VU_API __attribute__((visibility("default")))
+
+#endif
