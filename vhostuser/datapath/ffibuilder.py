@@ -12,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cffi import FFI
+from cffi import FFI, CDefError
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CFLAGS = ["-std=gnu11", "-O2", "-fvisibility=hidden"]
 WARNINGS = [
@@ -48,12 +49,10 @@ def sources(module: str) -> list[str]:
     return sorted(str(path.relative_to(abi.PACKAGE.parent)) for path in abi.csrc(module).glob("*.c"))
 
 
-def headers(module: str) -> list[str]:
-    """Every header of a module, public or private, and those of the other that it may include."""
-    folders = [abi.csrc(name) for name in abi.HEADERS]
-    return sorted(
-        str(path.relative_to(abi.PACKAGE.parent)) for folder in folders for path in folder.glob("*.h")
-    )
+def headers() -> list[str]:
+    """Every header, public or private; of both modules, for the driver includes two of the packet side."""
+    found = (path for name in abi.HEADERS for path in abi.csrc(name).glob("*.h"))
+    return sorted(str(path.relative_to(abi.PACKAGE.parent)) for path in found)
 
 
 def glue(module: str) -> FFI:
@@ -67,18 +66,21 @@ def glue(module: str) -> FFI:
     return ffi
 
 
-class BuildExt(build_ext):  # type: ignore[misc,unused-ignore]  # no types without setuptools installed
+class BuildExt(build_ext):  # type: ignore[misc, unused-ignore]
     """Generates, then compiles: our C under the whole warning list, the glue under what it can stand."""
 
     def get_source_files(self) -> list[str]:
         """What the sdist must hold."""
-        return [path for ext in self.extensions for path in (*sources(ext.name), *headers(ext.name))]
+        return [*headers(), *(path for ext in self.extensions for path in sources(ext.name))]
 
     def build_extension(self, ext: Any) -> None:
         folder = abi.csrc(ext.name)
         generated = Path(self.build_temp) / f"{ext.name.rpartition('.')[2]}.c"
         generated.parent.mkdir(parents=True, exist_ok=True)
-        glue(ext.name).emit_c_code(str(generated))
+        try:
+            glue(ext.name).emit_c_code(str(generated))
+        except (OSError, abi.HeaderError, CDefError) as error:
+            raise CompileError(f"{ext.name}: {error}") from error
         # -iquote, for memory.h and error.h are names of libc's too.  The driver shares two private headers
         # (compiler.h, barrier.h) with the packet side.
         search = [f"-iquote{folder}", f"-iquote{abi.csrc('vhostuser.datapath._datapath')}"]
@@ -90,5 +92,5 @@ class BuildExt(build_ext):  # type: ignore[misc,unused-ignore]  # no types witho
         ext.sources = [str(generated)]
         ext.define_macros = [_ABI3]
         ext.extra_compile_args = [*CFLAGS, *WARNINGS[:2], *search]
-        ext.depends = headers(ext.name)
+        ext.depends = headers()
         super().build_extension(ext)
