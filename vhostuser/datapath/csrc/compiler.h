@@ -17,7 +17,5 @@
 #error "64-bit hosts only: guest addresses and mappings share one address space"
 #endif
 
-/* The exported functions; everything else is hidden (-fvisibility=hidden). */
-#define VU_API __attribute__((visibility("default")))
 
 #endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Indirect tables (virtio 1.2, 2.7.5.3): off the direct path, one level, any place in guest memory. */
+#include <string.h>
+
+#include "chain.h"
+
+/* Copies one table entry out; the table may cross from one region into the next. */
+static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, uint64_t gpa,
+                      struct vu_desc_copy *entry)
+{
+    const struct vu_region *region = vu_region_of(memory, gpa, &vring->region_hint);
+    const uint8_t *host;
+    struct vu_desc bounce;
+    uint8_t *to = (uint8_t *)&bounce;
+
+    if (vu_unlikely(!region))
+        return VU_ERR_ADDRESS;
+    host = region->host + (gpa - region->gpa);
+    if (vu_likely(region->size - (gpa - region->gpa) >= sizeof(bounce) &&
+                  (uintptr_t)host % _Alignof(struct vu_desc) == 0)) {
+        *entry = vu_desc_read((const struct vu_desc *)(const void *)host);
+        return VU_OK;
+    }
+    /* Misaligned or across a border: bytes, each still read once. */
+    for (size_t i = 0; i < sizeof(bounce); i++, gpa++) {
+        region = vu_region_of(memory, gpa, &vring->region_hint);
+        if (!region)
+            return VU_ERR_ADDRESS;
+        to[i] = *(volatile const uint8_t *)(region->host + (gpa - region->gpa));
+    }
+    *entry = vu_desc_read(&bounce);
+    return VU_OK;
+}
+
+int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                           const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
+                           struct vu_chain *chain)
+{
+    uint32_t entries = link->length / (uint32_t)sizeof(struct vu_desc), index = 0;
+    uint32_t most = vring->size > VU_INDIRECT_MIN ? vring->size : VU_INDIRECT_MIN;
+
+    if (!vring->indirect)
+        return vu_trouble(vring, VU_ERR_INDIRECT_FEATURE, chain->head, link->gpa, link->length, link->flags);
+    if (link->flags & VU_DESC_NEXT)
+        return vu_trouble(vring, VU_ERR_INDIRECT_NEXT, chain->head, link->gpa, link->length, link->flags);
+    if (link->length == 0 || link->length % sizeof(struct vu_desc) || entries > most)
+        return vu_trouble(vring, VU_ERR_INDIRECT_LENGTH, chain->head, link->gpa, link->length, link->flags);
+    for (uint32_t left = entries; left; left--) {
+        struct vu_desc_copy entry;
+        uint64_t gpa = link->gpa + (uint64_t)index * sizeof(struct vu_desc);
+        int result = read_entry(vring, memory, gpa, &entry);
+
+        if (result)
+            return vu_trouble(vring, result, chain->head, gpa, sizeof(struct vu_desc), link->flags);
+        if (entry.flags & VU_DESC_INDIRECT)
+            return vu_trouble(vring, VU_ERR_INDIRECT_NESTED, chain->head, gpa, index, entry.flags);
+        result = vu_chain_add(vring, memory, direction, &entry, writable_seen, pieces, chain);
+        if (result || !(entry.flags & VU_DESC_NEXT))
+            return result;
+        index = entry.next;
+        if (index >= entries)
+            return vu_trouble(vring, VU_ERR_NEXT, chain->head, index, entries, entry.flags);
+    }
+    return vu_trouble(vring, VU_ERR_CHAIN_LENGTH, chain->head, entries, 0, 0);
+}

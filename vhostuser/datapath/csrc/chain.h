@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Walking one descriptor chain of a split table.  Bounds: a direct chain has at most `size` descriptors,
+ * an indirect table at most max(size, 1024) entries (the spec says size; QEMU's devices take 1024
+ * whatever the size, and drivers have come to rely on it).
+ */
+#ifndef VU_CHAIN_H
+#define VU_CHAIN_H
+
+#include "ring.h"
+
+#define VU_INDIRECT_MIN 1024
+
+/* A descriptor as it was at the one moment that we read it. */
+struct vu_desc_copy {
+    uint64_t gpa;
+    uint32_t length;
+    uint16_t flags;
+    uint16_t next;
+};
+
+static vu_always_inline struct vu_desc_copy vu_desc_read(const struct vu_desc *desc)
+{
+    return (struct vu_desc_copy){
+        .gpa = vu_read_le64(&desc->gpa),
+        .length = vu_read_le32(&desc->length),
+        .flags = vu_read_le16(&desc->flags),
+        .next = vu_read_le16(&desc->next),
+    };
+}
+
+/* Appends [gpa, gpa + length) to pieces, split where regions meet.  VU_OK, VU_FETCH_FULL, VU_ERR_ADDRESS. */
+static vu_always_inline int vu_translate(const struct vu_memory *memory, uint32_t *hint, uint64_t gpa,
+                                         uint64_t length, struct vu_pieces *pieces)
+{
+    if (vu_unlikely(length && gpa + (length - 1) < gpa))
+        return VU_ERR_ADDRESS;
+    while (length) {
+        const struct vu_region *region = vu_region_of(memory, gpa, hint);
+        uint64_t offset, here;
+
+        if (vu_unlikely(!region))
+            return VU_ERR_ADDRESS;
+        if (vu_unlikely(pieces->used == VU_PIECES))
+            return VU_FETCH_FULL;
+        offset = gpa - region->gpa;
+        here = VU_MIN(length, region->size - offset);
+        pieces->piece[pieces->used++] = (struct iovec){region->host + offset, here};
+        length -= here;
+        gpa += here;
+    }
+    return VU_OK;
+}
+
+/* Takes one descriptor into the chain.  `writable_seen` holds the order rule (virtio 1.2, 2.7.4.2). */
+static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                                         const struct vu_desc_copy *desc, bool *writable_seen,
+                                         struct vu_pieces *pieces, struct vu_chain *chain)
+{
+    bool writable = desc->flags & VU_DESC_WRITE;
+    int result;
+
+    if (vu_unlikely(!writable && (*writable_seen || direction == VU_RX)))
+        return vu_trouble(vring, VU_ERR_DIRECTION, chain->head, desc->gpa, desc->length, desc->flags);
+    *writable_seen |= writable;
+    if (vu_unlikely(writable && direction == VU_TX))
+        return VU_OK; /* allowed, useless to us: nothing is written into a transmit chain */
+    result = vu_translate(memory, &vring->region_hint, desc->gpa, desc->length, pieces);
+    if (vu_unlikely(result == VU_ERR_ADDRESS))
+        return vu_trouble(vring, VU_ERR_ADDRESS, chain->head, desc->gpa, desc->length, desc->flags);
+    chain->length += desc->length;
+    return result;
+}
+
+int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                           const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
+                           struct vu_chain *chain);
+
+/* Walks the chain that starts at chain->head, which is already known to be below size. */
+static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                                          struct vu_pieces *pieces, struct vu_chain *chain)
+{
+    uint32_t start = pieces->used, left = vring->size, index = chain->head;
+    bool writable_seen = false;
+    int result;
+
+    chain->first = start;
+    chain->length = 0;
+    chain->written = 0;
+    for (;;) {
+        struct vu_desc_copy desc = vu_desc_read(&vring->desc[index]);
+
+        if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
+            result = vu_chain_walk_indirect(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+            break;
+        }
+        result = vu_chain_add(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+        if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
+            break;
+        index = desc.next;
+        if (vu_unlikely(index >= vring->size)) {
+            result = vu_trouble(vring, VU_ERR_NEXT, chain->head, index, desc.length, desc.flags);
+            break;
+        }
+        if (vu_unlikely(--left == 0)) {
+            result = vu_trouble(vring, VU_ERR_CHAIN_LENGTH, chain->head, vring->size, 0, desc.flags);
+            break;
+        }
+    }
+    chain->count = pieces->used - start;
+    if (vu_unlikely(result)) {
+        pieces->used = start;
+        if (result == VU_FETCH_FULL && start == 0)
+            result = vu_trouble(vring, VU_ERR_PIECES, chain->head, VU_PIECES, 0, 0);
+    }
+    return result;
+}
+
+#endif

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Guest to port: one burst loop a port kind, and the budgeted serving of a transmit ring. */
+#include <errno.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "burst.h"
+#include "split.h"
+
+/* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
+#define SYSCALL_PIECES 64
+
+struct tx {
+    const struct vu_ring_ops *ops;
+    struct vu_pair *pair;
+    struct vu_vring *vring;
+    struct vu_scratch *scratch;
+    uint32_t fetched;
+    uint32_t done;
+};
+
+static vu_always_inline struct vu_cursor frame_at(const struct tx *tx, const struct vu_chain *chain)
+{
+    return vu_cursor_at(&tx->scratch->tx_pieces.piece[chain->first], tx->pair->device->header_size);
+}
+
+static vu_always_inline void tx_complete(struct tx *tx, struct vu_chain *chain, int drop)
+{
+    if (vu_unlikely(drop >= 0))
+        tx->vring->counters.drops[drop]++;
+    tx->ops->complete(tx->vring, (uint16_t)tx->done, chain);
+    tx->done++;
+}
+
+/* What a failed write means: the enum vu_drop of this frame, or -1 to give the chain back and stop. */
+static int write_failed(struct tx *tx, int error)
+{
+    switch (error) {
+    case EAGAIN:
+        tx->pair->port_blocked = true;
+        vu_pair_watch_port(tx->pair);
+        return -1;
+    case EFAULT:
+        /* A system call reports by errno what a load would by SIGBUS: the pages are gone. */
+        vu_device_fault(tx->pair->device, tx->pair->worker, 0);
+        return -1;
+    case EBADFD:
+        vu_pair_port_gone(tx->pair, error);
+        return VU_DROP_PORT_DOWN;
+    case EIO: /* a tap that is administratively down */
+    case ENETDOWN:
+        return VU_DROP_PORT_DOWN;
+    case EINVAL:
+        return VU_DROP_PORT_REFUSED;
+    default:
+        return VU_DROP_PORT_ERROR;
+    }
+}
+
+static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct vu_net_hdr *header, uint32_t length)
+{
+    struct iovec list[1 + SYSCALL_PIECES];
+    uint32_t count = 1;
+    ssize_t written;
+
+    list[0] = (struct iovec){header, sizeof(*header)};
+    if (vu_iov_slice(list, &count, VU_ARRAY_SIZE(list), frame_at(tx, chain), length) < length) {
+        vu_iov_gather(tx->scratch->linear, frame_at(tx, chain), length);
+        list[1] = (struct iovec){tx->scratch->linear, length};
+        count = 2;
+        tx->vring->counters.linearised++;
+    }
+    do
+        written = writev(tx->pair->port_fd, list, (int)count);
+    while (vu_unlikely(written < 0 && errno == EINTR));
+    return written;
+}
+
+static vu_always_inline void burst_to_fd(struct tx *tx, struct vu_burst *burst)
+{
+    while (tx->done < tx->fetched) {
+        struct vu_chain *chain = &tx->scratch->tx[tx->done];
+        struct vu_net_hdr header;
+        uint32_t length;
+        int drop = vu_dequeue_header(tx->pair->device, tx->scratch, chain, &header, &length);
+
+        if (vu_unlikely(drop < 0 && tx->pair->port_gone))
+            drop = VU_DROP_PORT_DOWN;
+        if (vu_likely(drop < 0)) {
+            burst->cost += VU_COST_SYSCALL;
+            if (vu_unlikely(write_frame(tx, chain, &header, length) < 0)) {
+                drop = write_failed(tx, errno);
+                if (drop < 0)
+                    return;
+            } else {
+                vu_count_frame(&tx->vring->counters, &header, length);
+            }
+        }
+        burst->bytes += length;
+        tx_complete(tx, chain, drop);
+    }
+}
+
+static vu_always_inline void burst_to_same_pair(struct tx *tx, struct vu_burst *burst)
+{
+    struct vu_enqueue rx;
+    bool open = vu_ring_runs(&tx->pair->vring[VU_RX]);
+
+    vu_enqueue_begin(&rx, tx->pair);
+    while (tx->done < tx->fetched) {
+        struct vu_chain *chain = &tx->scratch->tx[tx->done];
+        struct vu_net_hdr header;
+        uint32_t length;
+        int drop = vu_dequeue_header(tx->pair->device, tx->scratch, chain, &header, &length);
+
+        if (vu_likely(drop < 0)) {
+            struct vu_net_hdr copy = header;
+
+            vu_count_frame(&tx->vring->counters, &header, length);
+            drop = vu_net_hdr_deliver(&copy, tx->pair->device->features);
+            if (vu_likely(drop < 0))
+                drop = open ? vu_enqueue_copy(tx->ops, &rx, &copy, frame_at(tx, chain), length)
+                            : VU_DROP_NO_BUFFERS;
+            /* Taken from the sender, not delivered: the receiver's loss. */
+            if (vu_unlikely(drop >= 0)) {
+                rx.vring->counters.drops[drop]++;
+                drop = -1;
+            }
+        }
+        burst->bytes += length;
+        tx_complete(tx, chain, drop);
+    }
+    if (open)
+        vu_enqueue_end(tx->ops, &rx);
+}
+
+static vu_always_inline void burst_to_nowhere(struct tx *tx, struct vu_burst *burst, int reason)
+{
+    while (tx->done < tx->fetched) {
+        struct vu_chain *chain = &tx->scratch->tx[tx->done];
+        struct vu_net_hdr header;
+        uint32_t length;
+        int drop = vu_dequeue_header(tx->pair->device, tx->scratch, chain, &header, &length);
+
+        if (drop < 0) {
+            drop = reason;
+            if (reason < 0)
+                vu_count_frame(&tx->vring->counters, &header, length);
+        }
+        burst->bytes += length;
+        tx_complete(tx, chain, drop);
+    }
+}
+
+/* One burst; the chains it completed, 0 when the ring is empty or cannot go on. */
+static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, struct vu_pair *pair,
+                                               struct vu_burst *burst)
+{
+    struct tx tx = {.ops = ops, .pair = pair, .vring = &pair->vring[VU_TX], .scratch = pair->worker->scratch};
+    int error;
+
+    tx.fetched = vu_dequeue_fetch(ops, tx.vring, pair->device->memory, tx.scratch, VU_BURST, &error);
+    if (vu_unlikely(!tx.vring->enabled)) {
+        burst_to_nowhere(&tx, burst, VU_DROP_RING_DISABLED);
+    } else {
+        switch (pair->port_kind) {
+        case VU_PORT_FD:
+            burst_to_fd(&tx, burst);
+            break;
+        case VU_PORT_ECHO:
+            burst_to_same_pair(&tx, burst);
+            break;
+        case VU_PORT_SINK:
+        case VU_PORT_SOURCE:
+            burst_to_nowhere(&tx, burst, -1);
+            break;
+        default:
+            burst_to_nowhere(&tx, burst, VU_DROP_PORT_DOWN);
+        }
+    }
+    burst->packets += tx.done;
+    burst->cost += tx.done * VU_COST_FRAME + tx.scratch->tx_pieces.used * VU_COST_PIECE;
+    /* A port that would block, or a fault, leaves chains behind: they are met again, and so is the error. */
+    vu_ring_finish(ops, tx.vring, tx.done, tx.done == tx.fetched ? error : VU_OK);
+    return tx.done;
+}
+
+static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct vu_pair *pair)
+{
+    struct vu_vring *vring = &pair->vring[VU_TX];
+    struct vu_burst burst = {0};
+
+    ops->disarm(vring);
+    while (!vu_burst_spent(&burst)) {
+        uint32_t done = dequeue_burst(ops, pair, &burst);
+
+        if (vring->state != VU_VRING_RUNNING || pair->port_blocked || pair->device->faulted) {
+            pair->ready &= ~(uint32_t)VU_READY_TX;
+            break;
+        }
+        if (done)
+            continue;
+        ops->arm(vring);
+        if (ops->available(vring) == 0) {
+            pair->ready &= ~(uint32_t)VU_READY_TX;
+            break;
+        }
+        ops->disarm(vring);
+    }
+    burst.cost += vu_cost_bytes(burst.bytes);
+    return burst.cost;
+}
+
+uint32_t vu_serve_tx(struct vu_pair *pair)
+{
+    struct vu_vring *vring = &pair->vring[VU_TX];
+
+    if (vring->state == VU_VRING_STARTING)
+        vu_vring_first_look(vring);
+    if (vring->state != VU_VRING_RUNNING || pair->port_blocked) {
+        pair->ready &= ~(uint32_t)VU_READY_TX;
+        return 0;
+    }
+    return serve_tx(&vu_split_ops, pair);
+}

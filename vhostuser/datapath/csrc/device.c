@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Devices: features, memory, faults. */
+#include <stdlib.h>
+
+#include "state.h"
+
+struct vu_device *vu_device_new(uint32_t id)
+{
+    struct vu_device *device = calloc(1, sizeof(*device));
+
+    if (device) {
+        device->id = id;
+        vu_device_set_features(device, 0);
+    }
+    return device;
+}
+
+void vu_device_free(struct vu_device *device)
+{
+    vu_memory_put(device->memory);
+    free(device);
+}
+
+void vu_device_set_features(struct vu_device *device, uint64_t features)
+{
+    device->features = features;
+    device->mergeable = features & VU_F_MRG_RXBUF;
+    /* The one place that knows the size (virtio 1.2, 5.1.6.1): 12 bytes with num_buffers, which legacy
+       guests have only with merging. */
+    device->header_size =
+        (features & (VU_F_VERSION_1 | VU_F_MRG_RXBUF)) ? VU_NET_HDR_SIZE : VU_NET_HDR_LEGACY_SIZE;
+}
+
+struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memory *memory)
+{
+    struct vu_memory *old = device->memory;
+
+    device->memory = memory;
+    for (struct vu_pair *pair = device->pairs; pair; pair = pair->next) {
+        for (int ring = 0; ring < 2; ring++) {
+            struct vu_vring *vring = &pair->vring[ring];
+            int error;
+
+            vring->region_hint = 0;
+            if (vring->state != VU_VRING_STARTING && vring->state != VU_VRING_RUNNING)
+                continue;
+            error = vu_vring_translate(vring);
+            if (error)
+                vu_vring_break(vring, error);
+        }
+    }
+    return old;
+}
+
+int vu_device_faulted(const struct vu_device *device)
+{
+    return device->faulted;
+}
+
+void vu_device_clear_fault(struct vu_device *device)
+{
+    device->faulted = false;
+}
+
+void vu_device_fault(struct vu_device *device, struct vu_worker *worker, uintptr_t host)
+{
+    struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = VU_ERR_MEMORY_FAULT};
+
+    if (device->faulted)
+        return;
+    device->faulted = true;
+    event.value[0] = host;
+    event.value[1] = (uint64_t)(host ? vu_memory_owns(device->memory, (const void *)host)
+                                     : vu_memory_shrunk_region(device->memory));
+    vu_event_put(worker, &event);
+}

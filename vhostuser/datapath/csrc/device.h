@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One virtio-net device as the packet side sees it: its memory, what was negotiated, its ring pairs and
+ * the port queue behind each.  Everything here that changes a device or a pair may only be called while
+ * the pair's worker is paused (worker.h); nothing here touches guest memory.
+ */
+#ifndef VU_DEVICE_H
+#define VU_DEVICE_H
+
+#include <stdint.h>
+
+#include "counters.h"
+#include "memory.h"
+
+/* Ring of a pair: 2n is RX (we enqueue, the guest receives), 2n+1 TX (we dequeue). */
+#define VU_RX 0
+#define VU_TX 1
+
+/* Largest descriptor chains of one burst, and the bounds of one pair's turn. */
+#define VU_BURST 64
+#define VU_TURN_PACKETS 256
+#define VU_TURN_BYTES 524288
+
+enum vu_port_kind {
+    VU_PORT_NONE = 0,  /* frames from the guest are dropped as VU_DROP_PORT_DOWN */
+    VU_PORT_FD = 1,    /* a tap-like fd: one frame a read or write, 12-byte virtio-net header in front */
+    VU_PORT_ECHO = 2,  /* back to the same pair */
+    VU_PORT_SINK = 3,  /* counted and forgotten */
+    VU_PORT_SOURCE = 4 /* sequence-numbered frames into the guest as long as it has buffers; TX like sink */
+};
+
+struct vu_device;
+struct vu_pair;
+struct vu_worker;
+
+struct vu_vring_setup {
+    uint64_t desc; /* user addresses, as SET_VRING_ADDR brought them */
+    uint64_t avail;
+    uint64_t used;
+    uint32_t size;    /* entries */
+    uint32_t base;    /* next avail index that the front-end believes in */
+    int kick_fd;      /* -1: none, the ring is polled; stays the caller's, as all fds here */
+    int kick_drained; /* 1: a pipe or socket, to be read empty; 0: an eventfd, never read */
+    int call_fd;      /* -1: the guest polls */
+    int err_fd;       /* -1: nobody listens */
+};
+
+/* id comes back in events.  NULL when out of memory. */
+struct vu_device *vu_device_new(uint32_t id);
+/* All its pairs must be freed first.  Drops the device's memory reference (unmaps: not on the loop). */
+void vu_device_free(struct vu_device *device);
+/* Acknowledged virtio features: header size, merging, offloads, event index.  No ring may be running. */
+void vu_device_set_features(struct vu_device *device, uint64_t features);
+/* Takes over the caller's reference to `memory` (may be NULL) and returns the reference to the old table
+   (may be NULL).  Each running ring is translated anew; one that no longer fits is stopped and reported. */
+struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memory *memory);
+int vu_device_faulted(const struct vu_device *device);
+/* After the front-end has gone: forget that memory faulted. */
+void vu_device_clear_fault(struct vu_device *device);
+
+/* Pair n of `device`, served by `worker`.  NULL when out of memory. */
+struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, uint32_t n);
+/* Both rings must be stopped. */
+void vu_pair_free(struct vu_pair *pair);
+/* fd is used for VU_PORT_FD only and stays the caller's; reads: 1 when this pair reads the port queue too
+   (when pairs share a queue, only one does).  frame_size: of VU_PORT_SOURCE.  Returns vu_error. */
+int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size);
+
+/* Starts ring VU_RX or VU_TX: translates the ring's three parts, watches the kick fd, and queues the first
+   scan, which reads used->idx and checks the distance.  Returns vu_error. */
+int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *setup);
+/* Stops it; returns the next avail index (equal to used->idx, nothing is ever left fetched). */
+uint32_t vu_vring_stop(struct vu_pair *pair, int ring);
+/* A started TX ring that is not enabled is emptied and its frames are dropped; an RX ring is not filled. */
+void vu_vring_set_enabled(struct vu_pair *pair, int ring, int enabled);
+/* Swap of a running ring's fd; the ring is scanned once (kick), signalled once if anything was used since
+   its start (call).  Returns vu_error. */
+int vu_vring_set_kick(struct vu_pair *pair, int ring, int fd, int drained);
+void vu_vring_set_call(struct vu_pair *pair, int ring, int fd);
+void vu_vring_set_err(struct vu_pair *pair, int ring, int fd);
+/* VU_OK or the vu_error that broke the ring. */
+int vu_vring_error(const struct vu_pair *pair, int ring);
+void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters);
+
+#endif

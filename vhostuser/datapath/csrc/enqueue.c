@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Port to guest: reading frames into receive chains, and the budgeted serving of a receive ring. */
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "burst.h"
+#include "split.h"
+
+/* Pieces handed to one read besides our header and tail; what does not fit lands in the tail. */
+#define READ_PIECES 254
+#define EXPECTED_LEAST VU_FRAME_PLAIN
+#define SOURCE_ETHERTYPE 0x88b5 /* IEEE 802 local experimental */
+
+enum port_state { PORT_MORE = 0, PORT_EMPTY = 1, PORT_STARVED = 2 };
+
+/* Large frames come in runs: believe the largest at once and forget it slowly. */
+static vu_always_inline void expect(struct vu_pair *pair, uint32_t length)
+{
+    if (length >= pair->expected)
+        pair->expected = length;
+    else
+        pair->expected -= (pair->expected - length) / 8;
+    if (pair->expected < EXPECTED_LEAST)
+        pair->expected = EXPECTED_LEAST;
+}
+
+/* One frame straight into the guest's buffers.  The length is not known before the read, so the chains
+   that the expected frame needs come first and a private tail for the rest behind them. */
+static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair *pair, struct vu_net_hdr *header,
+                                           size_t *in_place)
+{
+    struct iovec list[1 + READ_PIECES + 1];
+    uint32_t count = 1;
+    ssize_t length;
+    size_t room = rx->held - rx->device->header_size;
+
+    list[0] = (struct iovec){header, sizeof(*header)};
+    *in_place = vu_iov_slice(list, &count, 1 + READ_PIECES,
+                             vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size), VU_MIN(room, VU_FRAME_MAX));
+    list[count++] = (struct iovec){rx->scratch->tail, sizeof(rx->scratch->tail)};
+    do
+        length = readv(pair->port_fd, list, (int)count);
+    while (vu_unlikely(length < 0 && errno == EINTR));
+    return length;
+}
+
+static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
+                                         struct vu_net_hdr *header, uint32_t length, size_t in_place)
+{
+    uint64_t total = (uint64_t)length + rx->device->header_size;
+    int drop;
+
+    /* Also a frame that was queued under the offloads of an earlier guest. */
+    drop = vu_net_hdr_deliver(header, rx->device->features);
+    if (vu_unlikely(drop >= 0))
+        return drop;
+    if (vu_unlikely(length > in_place)) {
+        if (vu_enqueue_reserve(ops, rx, total) < total)
+            return vu_enqueue_refusal(rx);
+        vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place), rx->scratch->tail,
+                       length - in_place);
+    }
+    vu_enqueue_commit(ops, rx, header, length);
+    return -1;
+}
+
+static int read_failed(struct vu_pair *pair, int error)
+{
+    if (error == EFAULT)
+        vu_device_fault(pair->device, pair->worker, 0);
+    else if (error == EBADFD)
+        vu_pair_port_gone(pair, error);
+    return PORT_EMPTY;
+}
+
+static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct vu_pair *pair,
+                                          struct vu_burst *burst)
+{
+    struct vu_enqueue rx;
+    int state = PORT_MORE;
+
+    vu_enqueue_begin(&rx, pair);
+    for (uint32_t i = 0; i < VU_BURST && rx.fetched < VU_RX_CHAINS / 2; i++) {
+        struct vu_net_hdr header = {0};
+        size_t in_place = 0;
+        ssize_t length;
+        int drop;
+
+        vu_enqueue_reserve(ops, &rx, rx.device->header_size + pair->expected);
+        if (vu_unlikely(rx.fetched == rx.used)) {
+            state = PORT_STARVED;
+            break;
+        }
+        if (vu_unlikely(!vu_enqueue_header_fits(&rx))) {
+            /* Even the header does not fit: the frame is read away, the buffer stays in the ring. */
+            length = read(pair->port_fd, rx.scratch->tail, sizeof(rx.scratch->tail));
+            drop = VU_DROP_BUFFER_TOO_SMALL;
+        } else {
+            length = read_frame(&rx, pair, &header, &in_place);
+            drop = -1;
+        }
+        burst->cost += VU_COST_SYSCALL;
+        if (length < (ssize_t)sizeof(header)) {
+            state = length < 0 ? read_failed(pair, errno) : PORT_EMPTY;
+            break;
+        }
+        length -= (ssize_t)sizeof(header);
+        burst->packets++;
+        burst->bytes += (uint64_t)length;
+        expect(pair, (uint32_t)length);
+        if (vu_likely(drop < 0))
+            drop = deliver_read(ops, &rx, &header, (uint32_t)length, in_place);
+        if (vu_unlikely(drop >= 0))
+            rx.vring->counters.drops[drop]++;
+    }
+    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.used * VU_COST_PIECE;
+    vu_enqueue_end(ops, &rx);
+    return state;
+}
+
+/* Frames of our own: broadcast, a local ethertype, and a little-endian sequence number to check order by. */
+static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, struct vu_pair *pair,
+                                              struct vu_burst *burst)
+{
+    static const uint8_t head[VU_ETH_HEADER] = {
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0, 1, SOURCE_ETHERTYPE >> 8, SOURCE_ETHERTYPE & 0xff};
+    uint8_t *frame = pair->worker->scratch->linear;
+    struct iovec piece = {frame, pair->frame_size};
+    struct vu_enqueue rx;
+    int state = PORT_MORE;
+
+    memset(frame, 0, pair->frame_size);
+    memcpy(frame, head, sizeof(head));
+    vu_enqueue_begin(&rx, pair);
+    for (uint32_t i = 0; i < VU_BURST && rx.fetched < VU_RX_CHAINS / 2; i++) {
+        struct vu_net_hdr header = {0};
+        uint64_t sequence = htole64(pair->sequence);
+        int drop;
+
+        memcpy(frame + sizeof(head), &sequence, sizeof(sequence));
+        drop = vu_enqueue_copy(ops, &rx, &header, vu_cursor_at(&piece, 0), pair->frame_size);
+        if (drop >= 0) {
+            /* Nothing is lost, since nothing was there; but a buffer that is too small stays for ever. */
+            if (drop == VU_DROP_BUFFER_TOO_SMALL)
+                rx.vring->counters.drops[drop]++;
+            state = PORT_STARVED;
+            break;
+        }
+        pair->sequence++;
+        burst->packets++;
+        burst->bytes += pair->frame_size;
+    }
+    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.used * VU_COST_PIECE;
+    vu_enqueue_end(ops, &rx);
+    return state;
+}
+
+static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct vu_pair *pair)
+{
+    struct vu_vring *vring = &pair->vring[VU_RX];
+    struct vu_burst burst = {0};
+    int seen = -1;
+
+    ops->disarm(vring);
+    while (!vu_burst_spent(&burst)) {
+        int state;
+
+        if (pair->port_kind == VU_PORT_FD)
+            state = pair->port_reads && !pair->port_gone ? burst_from_fd(ops, pair, &burst) : PORT_EMPTY;
+        else
+            state = pair->port_kind == VU_PORT_SOURCE ? burst_from_source(ops, pair, &burst) : PORT_EMPTY;
+        if (vring->state != VU_VRING_RUNNING || pair->device->faulted || state == PORT_EMPTY) {
+            pair->ready &= ~(uint32_t)VU_READY_RX;
+            break;
+        }
+        if (state == PORT_STARVED) {
+            int available;
+
+            ops->arm(vring);
+            available = ops->available(vring);
+            /* Buffers that came since our last look; unless it is the same too small ones again. */
+            if (available > 0 && available != seen) {
+                seen = available;
+                ops->disarm(vring);
+                continue;
+            }
+            pair->starved = true;
+            pair->ready &= ~(uint32_t)VU_READY_RX;
+            vu_pair_watch_port(pair);
+            break;
+        }
+    }
+    burst.cost += vu_cost_bytes(burst.bytes);
+    return burst.cost;
+}
+
+uint32_t vu_serve_rx(struct vu_pair *pair)
+{
+    struct vu_vring *vring = &pair->vring[VU_RX];
+
+    if (vring->state == VU_VRING_STARTING)
+        vu_vring_first_look(vring);
+    if (!vu_ring_runs(vring) || pair->starved) {
+        pair->ready &= ~(uint32_t)VU_READY_RX;
+        return 0;
+    }
+    return serve_rx(&vu_split_ops, pair);
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The SIGBUS handler. */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "guard.h"
+#include "worker.h"
+
+__thread struct vu_guard *volatile vu_guard_current;
+
+static struct sigaction previous;
+
+static void on_sigbus(int number, siginfo_t *info, void *context)
+{
+    struct vu_guard *guard = vu_guard_current;
+
+    if (guard && vu_memory_owns(guard->memory, info->si_addr) >= 0) {
+        vu_guard_current = NULL;
+        guard->address = (uintptr_t)info->si_addr;
+        siglongjmp(guard->unwind, 1);
+    }
+    if (previous.sa_flags & SA_SIGINFO) {
+        previous.sa_sigaction(number, info, context);
+    } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+        previous.sa_handler(number);
+    } else {
+        /* Nobody's: put the default back and return, the instruction faults again and the process dies
+           as it would have without us. */
+        sigaction(SIGBUS, &previous, NULL);
+    }
+}
+
+int vu_guard_install(void)
+{
+    static int installed;
+    struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+
+    if (installed)
+        return 0;
+    sigemptyset(&action.sa_mask);
+    if (sigaction(SIGBUS, &action, &previous))
+        return -errno;
+    installed = 1;
+    return 0;
+}

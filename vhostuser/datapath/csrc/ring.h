@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a ring is to a burst loop, whatever its format.
+ *
+ * Rules:
+ * 1. Shared memory is read once into a local; the local is checked and used.
+ * 2. Nothing is ever left fetched.  A burst fetches chains at `position + k` and moves `position` only when
+ *    it publishes, in order; what it does not complete is thereby given back.  So position == used->idx
+ *    between turns, a killed process loses nothing, and GET_VRING_BASE needs no draining.
+ * 3. A burst ends with one publish and one call decision.
+ * 4. The first bad chain breaks the ring; the chains before it are completed.
+ */
+#ifndef VU_RING_H
+#define VU_RING_H
+
+#include <stdbool.h>
+
+#include "barrier.h"
+#include "device.h"
+#include "guest_memory.h"
+
+/* Virtio 1.2, 2.7.5 (descriptors), 2.7.6 (available), 2.7.8 (used). */
+#define VU_DESC_NEXT 1
+#define VU_DESC_WRITE 2
+#define VU_DESC_INDIRECT 4
+#define VU_AVAIL_NO_INTERRUPT 1
+#define VU_USED_NO_NOTIFY 1
+
+struct vu_desc {
+    vu_le64 gpa;
+    vu_le32 length;
+    vu_le16 flags;
+    vu_le16 next;
+};
+
+struct vu_avail {
+    vu_le16 flags;
+    vu_le16 idx;
+    vu_le16 ring[]; /* used_event follows */
+};
+
+struct vu_used_elem {
+    vu_le32 id;
+    vu_le32 length;
+};
+
+struct vu_used {
+    vu_le16 flags;
+    vu_le16 idx;
+    struct vu_used_elem ring[]; /* avail_event follows */
+};
+
+enum vu_vring_state {
+    VU_VRING_STOPPED = 0,
+    VU_VRING_STARTING = 1, /* the first scan by the worker is still to come */
+    VU_VRING_RUNNING = 2,
+    VU_VRING_BROKEN = 3 /* sticky until vu_vring_stop */
+};
+
+struct vu_vring {
+    /* Read by every burst. */
+    const struct vu_desc *desc;
+    struct vu_avail *avail;
+    struct vu_used *used;
+    uint32_t size;       /* entries; a power of two for the split format */
+    uint16_t position;   /* next avail index, and used->idx: see rule 2 */
+    uint16_t signalled;  /* used->idx at the last call decision */
+    bool signalled_valid; /* false until the first decision after a start: that one always calls */
+    bool event_idx;
+    bool indirect;
+    bool enabled;
+    bool kick_armed; /* the driver has been asked to kick */
+    uint8_t state;
+    uint32_t region_hint;
+    int call_fd;
+    /* Read at start, stop and trouble. */
+    int kick_fd;
+    int err_fd;
+    int error;
+    bool kick_drained;
+    bool kick_watched;
+    bool used_anything; /* since the start: decides whether a new call fd is signalled */
+    uint32_t base;
+    uint32_t index; /* of the device: 2n or 2n+1 */
+    uint64_t uva[3];
+    uint64_t trouble[4]; /* the values of the error, for the log line */
+    struct vu_pair *pair;
+    struct vu_counters counters;
+} vu_cache_aligned;
+
+/* One descriptor chain, translated: pieces[first .. first+count) of the burst. */
+struct vu_chain {
+    uint16_t head;
+    uint16_t reserved;
+    uint32_t first;
+    uint32_t count;
+    uint64_t length;  /* bytes in the direction that was asked for */
+    uint32_t written; /* bytes to report in the used entry */
+};
+
+/* Chains up to the burst's end share one array; a chain may legally fall into as many pieces as its ring
+   has entries, so the array holds the longest chain whatever the burst has used before it. */
+#define VU_PIECES (32768 + 2048)
+
+struct vu_pieces {
+    uint32_t used;
+    struct iovec piece[VU_PIECES];
+};
+
+/* fetch's answers besides VU_OK and enum vu_error. */
+#define VU_FETCH_FULL 1 /* the burst's pieces are used up: complete what there is first */
+
+struct vu_ring_ops {
+    /* Chains that the driver has made available beyond position; negative enum vu_error. */
+    int (*available)(struct vu_vring *vring);
+    /* Walks the chain at position + k: readable part for VU_TX, writable part for VU_RX. */
+    int (*fetch)(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k, int direction,
+                 struct vu_pieces *pieces, struct vu_chain *chain);
+    /* Writes the used entry for position + k; invisible until publish. */
+    void (*complete)(struct vu_vring *vring, uint16_t k, const struct vu_chain *chain);
+    /* Makes n completed chains visible and moves position. */
+    void (*publish)(struct vu_vring *vring, uint16_t n);
+    /* Whether the driver wants to be called for what was published since the last decision. */
+    bool (*wants_call)(struct vu_vring *vring);
+    /* Asks the driver to kick at the next chain; the caller must look at available() once more. */
+    void (*arm)(struct vu_vring *vring);
+    /* Tells the driver that kicks are not needed. */
+    void (*disarm)(struct vu_vring *vring);
+};
+
+/* Records why, for the event; returns error so that callers can `return vu_trouble(...)`. */
+static inline int vu_trouble(struct vu_vring *vring, int error, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    vring->trouble[0] = a;
+    vring->trouble[1] = b;
+    vring->trouble[2] = c;
+    vring->trouble[3] = d;
+    return error;
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The split format (virtio 1.2, 2.7): the hot functions, always inlined into a burst loop. */
+#ifndef VU_SPLIT_H
+#define VU_SPLIT_H
+
+#include "chain.h"
+
+static vu_always_inline vu_le16 *vu_split_used_event(struct vu_vring *vring)
+{
+    return &vring->avail->ring[vring->size];
+}
+
+static vu_always_inline vu_le16 *vu_split_avail_event(struct vu_vring *vring)
+{
+    return (vu_le16 *)(void *)&vring->used->ring[vring->size];
+}
+
+static vu_always_inline int vu_split_available(struct vu_vring *vring)
+{
+    /* Pairs with the driver's release of avail->idx after it filled descriptors and ring[]. */
+    uint16_t idx = vu_acquire_le16(&vring->avail->idx);
+    uint16_t count = (uint16_t)(idx - vring->position);
+
+    if (vu_unlikely(count > vring->size))
+        return vu_trouble(vring, VU_ERR_AVAIL_INDEX, idx, vring->position, vring->size, 0);
+    return count;
+}
+
+static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k,
+                                           int direction, struct vu_pieces *pieces, struct vu_chain *chain)
+{
+    uint16_t slot = (uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1);
+
+    chain->head = vu_read_le16(&vring->avail->ring[slot]);
+    if (vu_unlikely(chain->head >= vring->size))
+        return vu_trouble(vring, VU_ERR_HEAD, chain->head, slot, vring->size, 0);
+    return vu_chain_walk(vring, memory, direction, pieces, chain);
+}
+
+static vu_always_inline void vu_split_complete(struct vu_vring *vring, uint16_t k, const struct vu_chain *chain)
+{
+    struct vu_used_elem *elem =
+        &vring->used->ring[(uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1)];
+
+    vu_write_le32(&elem->id, chain->head);
+    vu_write_le32(&elem->length, chain->written);
+}
+
+static vu_always_inline void vu_split_publish(struct vu_vring *vring, uint16_t n)
+{
+    vring->position = (uint16_t)(vring->position + n);
+    /* Pairs with the driver's acquire of used->idx: entries and buffers are visible first. */
+    vu_release_le16(&vring->used->idx, vring->position);
+}
+
+static vu_always_inline bool vu_split_wants_call(struct vu_vring *vring)
+{
+    uint16_t now = vring->position, before = vring->signalled;
+    bool valid = vring->signalled_valid;
+
+    /* used->idx first, then the driver's wish: pairs with the driver's fence between writing used_event
+       (or flags) and looking at used->idx again (virtio 1.2, 2.7.7.2). */
+    vu_full_fence();
+    if (!vring->event_idx)
+        return !(vu_read_le16(&vring->avail->flags) & VU_AVAIL_NO_INTERRUPT);
+    vring->signalled = now;
+    vring->signalled_valid = true;
+    if (vu_unlikely(!valid))
+        return true;
+    return (uint16_t)(now - vu_read_le16(vu_split_used_event(vring)) - 1) < (uint16_t)(now - before);
+}
+
+static vu_always_inline void vu_split_arm(struct vu_vring *vring)
+{
+    vring->kick_armed = true;
+    if (vring->event_idx)
+        vu_write_le16(vu_split_avail_event(vring), vring->position);
+    else
+        vu_write_le16(&vring->used->flags, 0);
+    /* Wish first, then the caller's last look at avail->idx: pairs with the driver's fence between
+       avail->idx and its reading of avail_event or flags.  Without it a kick is lost for ever. */
+    vu_full_fence();
+}
+
+static vu_always_inline void vu_split_disarm(struct vu_vring *vring)
+{
+    /* With event index the stale avail_event is behind us and suppresses by itself. */
+    if (!vring->kick_armed)
+        return;
+    vring->kick_armed = false;
+    if (!vring->event_idx)
+        vu_write_le16(&vring->used->flags, VU_USED_NO_NOTIFY);
+}
+
+static const struct vu_ring_ops vu_split_ops = {
+    .available = vu_split_available,
+    .fetch = vu_split_fetch,
+    .complete = vu_split_complete,
+    .publish = vu_split_publish,
+    .wants_call = vu_split_wants_call,
+    .arm = vu_split_arm,
+    .disarm = vu_split_disarm,
+};
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The insides of device, pair and worker: who writes what stands beside each field. */
+#ifndef VU_STATE_H
+#define VU_STATE_H
+
+#include "guard.h"
+#include "net_hdr.h"
+#include "ring.h"
+#include "worker.h"
+
+/* Written by the control side while the workers are paused; read by bursts. */
+struct vu_device {
+    uint64_t features;
+    struct vu_memory *memory; /* one reference */
+    uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
+    bool mergeable;
+    bool faulted; /* by the worker, sticky: no ring of the device is touched again */
+    uint32_t id;
+    struct vu_pair *pairs;
+};
+
+/* What a pair has to do; set by events, cleared when a burst finds nothing more. */
+#define VU_READY_TX 1
+#define VU_READY_RX 2
+
+/* What an epoll event stands for. */
+enum vu_source_kind { VU_SOURCE_KICK_RX = 0, VU_SOURCE_KICK_TX = 1, VU_SOURCE_PORT = 2, VU_SOURCE_TIMER = 3 };
+
+struct vu_source {
+    struct vu_pair *pair;
+    enum vu_source_kind kind;
+};
+
+struct vu_pair {
+    struct vu_vring vring[2]; /* VU_RX, VU_TX */
+    struct vu_device *device;
+    struct vu_worker *worker;
+    struct vu_pair *next_queued; /* on the worker's run queue; the worker's */
+    struct vu_pair *next;        /* of the device */
+    struct vu_pair *next_served; /* of the worker */
+    uint32_t ready;
+    bool queued;
+    bool starved;      /* RX found no buffers: the port is not watched until the guest kicks */
+    bool port_blocked; /* the port said EAGAIN to a write: TX waits for EPOLLOUT */
+    bool port_reads;
+    bool port_gone; /* EBADFD: not touched again until the port is set anew */
+    uint8_t port_kind;
+    int port_fd;
+    uint32_t port_watched; /* epoll bits now asked for */
+    uint32_t frame_size;   /* of VU_PORT_SOURCE */
+    uint32_t expected;     /* running estimate of the next frame's length, for the chains a read is given */
+    uint64_t sequence;     /* of VU_PORT_SOURCE */
+    uint32_t n;
+    struct vu_source sources[3];
+};
+
+/* Longest run of receive chains in one burst; a frame that needs more is dropped (1-byte buffers). */
+#define VU_RX_CHAINS 1024
+
+/* One worker's private workspace: bounced frames and the lists of a burst.  Reserved, touched when used. */
+struct vu_scratch {
+    struct vu_chain tx[VU_BURST];
+    struct vu_chain rx[VU_RX_CHAINS];
+    struct vu_pieces tx_pieces;
+    struct vu_pieces rx_pieces;
+    uint8_t tail[VU_FRAME_MAX + VU_NET_HDR_SIZE];   /* behind the guest's buffers when a port is read */
+    uint8_t linear[VU_FRAME_MAX + VU_NET_HDR_SIZE]; /* a frame in too many pieces for one system call */
+};
+
+#define VU_EVENTS 256
+
+struct vu_worker {
+    /* Worker's own. */
+    int epoll_fd;
+    int timer_fd;    /* 1 ms, running while a started ring has no kick fd */
+    uint32_t polled; /* such rings */
+    bool rescan;     /* events were thrown away: look at every pair */
+    struct vu_pair *pairs;
+    struct vu_pair *queue_head;
+    struct vu_pair *queue_tail;
+    struct vu_scratch *scratch;
+    struct vu_guard guard;
+    struct vu_source timer_source;
+    /* Odd while a turn runs; written by the worker, read by vu_worker_pause. */
+    uint64_t epoch vu_cache_aligned;
+    /* Nested pauses, and pauses ever; written by the control side, read by the worker at each turn. */
+    uint32_t hold vu_cache_aligned;
+    uint32_t changes;
+    /* Events up: one writer, one reader. */
+    uint32_t events_head vu_cache_aligned;
+    bool events_overflow;
+    uint32_t events_tail vu_cache_aligned;
+    struct vu_event events[VU_EVENTS];
+};
+
+/* events.c */
+void vu_event_put(struct vu_worker *worker, const struct vu_event *event);
+bool vu_events_pending(const struct vu_worker *worker);
+
+/* device.c: memory went away; host 0 when a system call said so. */
+void vu_device_fault(struct vu_device *device, struct vu_worker *worker, uintptr_t host);
+
+/* pair.c: puts the pair on its worker's run queue; asks epoll for what the pair can use of its port now. */
+void vu_pair_wake(struct vu_pair *pair, uint32_t ready);
+void vu_pair_watch_port(struct vu_pair *pair);
+void vu_pair_port_gone(struct vu_pair *pair, int error);
+
+/* vring.c: ends a ring by its fault, reports it, pokes the err fd. */
+void vu_vring_break(struct vu_vring *vring, int error);
+/* vring.c: translates the ring's parts in the device's present memory. */
+int vu_vring_translate(struct vu_vring *vring);
+/* vring.c: reads the position from used->idx; false when the ring broke. */
+bool vu_vring_first_look(struct vu_vring *vring);
+void vu_vring_call(struct vu_vring *vring);
+
+/* worker.c: keeps the 1 ms timer running while rings without a kick fd are started. */
+void vu_worker_poll_rings(struct vu_worker *worker, int change);
+
+/* dequeue.c, enqueue.c: one budget of a pair's direction.  They return its cost (about ns) and clear the
+   bits of pair->ready that have nothing left to do. */
+uint32_t vu_serve_tx(struct vu_pair *pair);
+uint32_t vu_serve_rx(struct vu_pair *pair);
+
+#endif

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of a ring: started, looked at, running, broken, stopped. */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "split.h"
+#include "state.h"
+
+/* eventfds, pipes and sockets are all O_NONBLOCK: EAGAIN means that the peer has a wake-up pending. */
+static void poke(int fd)
+{
+    uint64_t one = 1;
+
+    if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
+        return; /* a peer that closed its end does not want to know */
+}
+
+void vu_vring_call(struct vu_vring *vring)
+{
+    vring->counters.calls++;
+    poke(vring->call_fd);
+}
+
+void vu_vring_break(struct vu_vring *vring, int error)
+{
+    struct vu_event event = {
+        .kind = VU_EVENT_RING_BROKEN, .device = vring->pair->device->id, .ring = vring->index, .error = error};
+
+    vring->state = VU_VRING_BROKEN;
+    vring->error = error;
+    for (unsigned i = 0; i < VU_ARRAY_SIZE(event.value); i++)
+        event.value[i] = vring->trouble[i];
+    vu_event_put(vring->pair->worker, &event);
+    poke(vring->err_fd);
+}
+
+static int translate_part(struct vu_vring *vring, int part, uint64_t length, uintptr_t alignment, void **host)
+{
+    *host = vu_memory_user(vring->pair->device->memory, vring->uva[part], length);
+    if (!*host)
+        return vu_trouble(vring, VU_ERR_RING_ADDRESS, vring->uva[part], length, (uint64_t)part, 0);
+    /* The session has checked the user address; an odd mmap_offset can still misalign our view of it. */
+    if ((uintptr_t)*host % alignment)
+        return vu_trouble(vring, VU_ERR_RING_ALIGNMENT, vring->uva[part], alignment, (uint64_t)part, 0);
+    return VU_OK;
+}
+
+int vu_vring_translate(struct vu_vring *vring)
+{
+    void *desc, *avail, *used;
+    int error;
+
+    /* Sizes with the event words behind each ring, whether negotiated or not (virtio 1.2, 2.7). */
+    if ((error = translate_part(vring, 0, 16ULL * vring->size, 16, &desc)) ||
+        (error = translate_part(vring, 1, 6 + 2ULL * vring->size, 2, &avail)) ||
+        (error = translate_part(vring, 2, 6 + 8ULL * vring->size, 4, &used)))
+        return error;
+    vring->desc = desc;
+    vring->avail = avail;
+    vring->used = used;
+    return VU_OK;
+}
+
+static int watch_kick(struct vu_vring *vring)
+{
+    struct vu_pair *pair = vring->pair;
+    /* Edge-triggered and never read: each write of the driver is one edge, and no wake-up is left over. */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET,
+                                .data.ptr = &pair->sources[vring->index & 1 ? VU_SOURCE_KICK_TX : VU_SOURCE_KICK_RX]};
+
+    if (vring->kick_fd < 0) {
+        vu_worker_poll_rings(pair->worker, 1);
+        vring->kick_watched = true;
+        return VU_OK;
+    }
+    if (epoll_ctl(pair->worker->epoll_fd, EPOLL_CTL_ADD, vring->kick_fd, &event))
+        return vu_trouble(vring, VU_ERR_SYSTEM, (uint64_t)errno, 0, 0, 0);
+    vring->kick_watched = true;
+    return VU_OK;
+}
+
+static void unwatch_kick(struct vu_vring *vring)
+{
+    if (!vring->kick_watched)
+        return;
+    vring->kick_watched = false;
+    if (vring->kick_fd < 0)
+        vu_worker_poll_rings(vring->pair->worker, -1);
+    else
+        epoll_ctl(vring->pair->worker->epoll_fd, EPOLL_CTL_DEL, vring->kick_fd, NULL);
+}
+
+static void wake(struct vu_vring *vring)
+{
+    vu_pair_wake(vring->pair, vring->index & 1 ? VU_READY_TX : VU_READY_RX);
+    vu_pair_watch_port(vring->pair);
+}
+
+int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *setup)
+{
+    struct vu_vring *vring = &pair->vring[ring];
+    int error;
+
+    vring->uva[0] = setup->desc;
+    vring->uva[1] = setup->avail;
+    vring->uva[2] = setup->used;
+    vring->size = setup->size;
+    vring->base = setup->base;
+    vring->position = (uint16_t)setup->base;
+    vring->kick_fd = setup->kick_fd;
+    vring->kick_drained = setup->kick_drained;
+    vring->call_fd = setup->call_fd;
+    vring->err_fd = setup->err_fd;
+    vring->event_idx = pair->device->features & VU_F_EVENT_IDX;
+    vring->indirect = pair->device->features & VU_F_INDIRECT_DESC;
+    vring->signalled_valid = false;
+    vring->used_anything = false;
+    vring->kick_armed = true;
+    vring->region_hint = 0;
+    vring->error = VU_OK;
+    if ((error = vu_vring_translate(vring)) || (error = watch_kick(vring)))
+        return error;
+    vring->state = VU_VRING_STARTING;
+    pair->starved = false;
+    wake(vring);
+    return VU_OK;
+}
+
+bool vu_vring_first_look(struct vu_vring *vring)
+{
+    struct vu_event event = {.kind = VU_EVENT_RING_STARTED, .device = vring->pair->device->id, .ring = vring->index};
+    uint16_t used_idx = vu_acquire_le16(&vring->used->idx), avail_idx = vu_acquire_le16(&vring->avail->idx);
+
+    /* Every ring that we leave has base == used->idx.  Where they differ the front-end lost the position
+       (virtio-user sends 0 after our restart, Cloud Hypervisor the driver's avail->idx), and used->idx is
+       what the driver goes by. */
+    vring->position = used_idx;
+    event.value[0] = used_idx;
+    event.value[1] = vring->base;
+    event.value[2] = used_idx;
+    event.value[3] = avail_idx;
+    if ((uint16_t)(avail_idx - used_idx) > vring->size) {
+        vu_vring_break(vring, vu_trouble(vring, VU_ERR_AVAIL_INDEX, avail_idx, used_idx, vring->size, vring->base));
+        return false;
+    }
+    vring->state = VU_VRING_RUNNING;
+    vu_event_put(vring->pair->worker, &event);
+    return true;
+}
+
+uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
+{
+    struct vu_vring *vring = &pair->vring[ring];
+
+    unwatch_kick(vring);
+    vring->state = VU_VRING_STOPPED;
+    vring->kick_fd = vring->call_fd = vring->err_fd = -1;
+    vu_pair_watch_port(pair);
+    return vring->position;
+}
+
+void vu_vring_set_enabled(struct vu_pair *pair, int ring, int enabled)
+{
+    pair->vring[ring].enabled = enabled;
+    wake(&pair->vring[ring]);
+}
+
+int vu_vring_set_kick(struct vu_pair *pair, int ring, int fd, int drained)
+{
+    struct vu_vring *vring = &pair->vring[ring];
+    int error;
+
+    unwatch_kick(vring);
+    vring->kick_fd = fd;
+    vring->kick_drained = drained;
+    error = watch_kick(vring);
+    if (error)
+        vu_vring_break(vring, error);
+    else
+        wake(vring); /* a kick written to the old fd after our last look is not lost */
+    return error;
+}
+
+void vu_vring_set_call(struct vu_pair *pair, int ring, int fd)
+{
+    struct vu_vring *vring = &pair->vring[ring];
+
+    vring->call_fd = fd;
+    /* An interrupt that went to the old fd after the guest masked it would be lost. */
+    if (vring->state == VU_VRING_RUNNING && vring->used_anything)
+        vu_vring_call(vring);
+}
+
+void vu_vring_set_err(struct vu_pair *pair, int ring, int fd)
+{
+    pair->vring[ring].err_fd = fd;
+}
+
+int vu_vring_error(const struct vu_pair *pair, int ring)
+{
+    return pair->vring[ring].error;
+}
+
+void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters)
+{
+    *counters = pair->vring[ring].counters;
+}
