@@ -1,0 +1,239 @@
+"""A Linux guest under QEMU: network devices of the kinds that the tests compare, and a shell in it.
+
+What lives here: QEMU's command line, and talking to the guest over its second serial port. The guest's own
+files come from guest_image.py.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.interop.guest_image import build_guest_image
+from tests.interop.netns import Namespace
+from tests.interop.process import NotSeen, Program, wait_until
+from tests.interop.qmp import Qmp
+
+QEMU = "qemu-system-x86_64"
+BOOT_SECONDS = 60.0
+MEMORY_MIB = 256
+
+
+@cache
+def qemu_version() -> tuple[int, int]:
+    text = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True, timeout=10).stdout
+    found = re.search(r"version (\d+)\.(\d+)", text)
+    assert found, text
+    return int(found[1]), int(found[2])
+
+
+@dataclass(frozen=True, slots=True)
+class VhostUserNic:
+    """A NIC behind a vhost-user socket. QEMU connects and keeps reconnecting, or listens (`server`).
+
+    `device` holds further options of virtio-net-pci, such as "disable-modern=on".
+    """
+
+    path: Path
+    queues: int = 1
+    server: bool = False
+    device: str = ""
+
+    def arguments(self, index: int) -> list[str]:
+        chardev = f"socket,id=chr{index},path={self.path}"
+        if self.server:
+            chardev += ",server=on,wait=off"
+        else:
+            chardev += ",reconnect-ms=1000" if qemu_version() >= (9, 2) else ",reconnect=1"
+        netdev = f"vhost-user,id=net{index},chardev=chr{index},queues={self.queues}"
+        return [
+            "-chardev",
+            chardev,
+            "-netdev",
+            netdev,
+            "-device",
+            nic_device(index, self.queues, self.device),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TapNic:
+    """QEMU's own virtio-net on a persistent tap, without vhost: what the figures are compared with."""
+
+    interface: str
+    queues: int = 1
+    device: str = ""
+
+    def arguments(self, index: int) -> list[str]:
+        netdev = f"tap,id=net{index},ifname={self.interface},script=no,downscript=no,vhost=off"
+        if self.queues > 1:
+            netdev += f",queues={self.queues}"
+        return ["-netdev", netdev, "-device", nic_device(index, self.queues, self.device)]
+
+
+def nic_device(index: int, queues: int, options: str) -> str:
+    """The -device words. The MAC address ends in the device's number; no boot ROM, it only costs time."""
+    words = [f"virtio-net-pci,id=nic{index},netdev=net{index},mac=52:54:00:00:00:{index + 1:02x},romfile="]
+    if queues > 1:
+        words.append("mq=on")
+    if qemu_version() < (8, 0):
+        # QEMU 7.2 under TCG ends with SIGSEGV when a vhost-user NIC uses MSI-X (seen).
+        words.append("vectors=0")
+    elif queues > 1:
+        words.append(f"vectors={2 * queues + 2}")
+    if options:
+        words.append(options)
+    return ",".join(words)
+
+
+class Guest(Program):
+    """QEMU with our guest. `boot()` waits for the shell; `sh()` runs a command in the guest."""
+
+    def __init__(
+        self,
+        folder: Path,
+        nics: Sequence[VhostUserNic | TapNic],
+        namespace: Namespace | None = None,
+        cpus: int = 1,
+        core: int | None = None,
+    ) -> None:
+        image = build_guest_image()
+        self._shell_path = folder / "shell"
+        self._qmp_path = folder / "qmp"
+        self._console_path = folder / "console.log"
+        self._shell: socket.socket | None = None
+        self._qmp: Qmp | None = None
+        argv = [
+            QEMU,
+            "-accel",
+            "tcg",
+            "-smp",
+            str(cpus),
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+        ]
+        argv += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(MEMORY_MIB)]
+        argv += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+        argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+        argv += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on"]
+        argv += ["-serial", f"file:{self._console_path}"]
+        argv += ["-chardev", f"socket,id=shell,path={self._shell_path},server=on,wait=off"]
+        argv += ["-serial", "chardev:shell"]
+        argv += ["-qmp", f"unix:{self._qmp_path},server=on,wait=off"]
+        for index, nic in enumerate(nics):
+            argv += nic.arguments(index)
+        if core is not None:
+            argv = ["taskset", "-c", str(core), *argv]
+        super().__init__(argv if namespace is None else namespace.enter(*argv), folder / "qemu.log")
+
+    def boot(self, timeout: float = BOOT_SECONDS) -> None:
+        """Wait until the guest's shell answers."""
+        self._shell = self.wait_for("QEMU's shell socket", self._connect, timeout)
+        self.wait_shell(timeout)
+
+    def wait_shell(self, timeout: float = BOOT_SECONDS) -> None:
+        """Ask until the shell answers: what is sent before the guest opens the port is lost."""
+        self.wait_for("an answer of the guest's shell", self._ask, timeout)
+
+    def sh(self, command: str, timeout: float = 20, check: bool = True) -> str:
+        """Run a command line in the guest; return what it printed, errors included.
+
+        AssertionError if it ends with another status than 0 (unless `check` is off) or takes too long.
+        """
+        mark = secrets.token_hex(8)
+        self._send(f"{{ {command}\n}} </dev/null 2>&1; echo {mark} $?\n")
+        text = self._read_until(re.compile(rf"^{mark} (\d+)\r?\n", re.MULTILINE), timeout, command)
+        output, _, status = text.rpartition(mark)
+        assert not check or status.split() == ["0"], (
+            f"in the guest: {command}\n{output}(status {status.strip()})"
+        )
+        return output
+
+    @property
+    def qmp(self) -> Qmp:
+        if self._qmp is None:
+            self._qmp = Qmp(self._qmp_path)
+        return self._qmp
+
+    def reset(self) -> None:
+        """Push the reset button and wait for the guest to be up again."""
+        before = self.boot_id()
+        self.qmp.execute("system_reset")
+        self.wait_new_boot(before)
+
+    def wait_new_boot(self, before: str) -> None:
+        """Wait until the shell answers from another boot than `before`."""
+        wait_until(
+            "another boot of the guest", lambda: self._ask() and self.boot_id() != before, BOOT_SECONDS
+        )
+
+    def boot_id(self) -> str:
+        return self.sh("cat /proc/sys/kernel/random/boot_id").strip()
+
+    def queue_packets(self, interface: str, direction: str, queues: int) -> list[int]:
+        """Packets by queue as the guest's driver counts them; direction is "rx" or "tx"."""
+        text = self.sh(f"ethtool -S {interface}")
+        found = dict(re.findall(rf"{direction}_?queue_?(\d+)_packets: (\d+)|$", text))
+        return [int(found[str(queue)]) for queue in range(queues)]
+
+    def describe(self) -> str:
+        console = self._console_path.read_text(errors="replace") if self._console_path.exists() else ""
+        return f"{super().describe()}\nthe guest's console:\n{console[-4000:]}"
+
+    def kill(self) -> None:
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+        if self._shell is not None:
+            self._shell.close()
+            self._shell = None
+        super().kill()
+
+    def _connect(self) -> socket.socket | None:
+        if not self._shell_path.exists():
+            return None
+        shell = socket.socket(socket.AF_UNIX)
+        try:
+            shell.connect(str(self._shell_path))
+        except OSError:
+            shell.close()
+            return None
+        return shell
+
+    def _ask(self) -> bool:
+        mark = secrets.token_hex(8)
+        self._send(f"\necho {mark}\n")
+        try:
+            self._read_until(re.compile(rf"^{mark}\r?\n", re.MULTILINE), 0.3, "")
+        except NotSeen:
+            return False
+        return True
+
+    def _send(self, text: str) -> None:
+        assert self._shell is not None, "boot() was not called"
+        self._shell.settimeout(10)
+        self._shell.sendall(text.encode())
+
+    def _read_until(self, pattern: re.Pattern[str], timeout: float, command: str) -> str:
+        assert self._shell is not None
+        end = time.monotonic() + timeout
+        text = ""
+        while not pattern.search(text):
+            self._shell.settimeout(max(end - time.monotonic(), 0.001))
+            try:
+                piece = self._shell.recv(65536)
+            except TimeoutError:
+                raise NotSeen(f"no end in {timeout:g} s: {command}\n{text}\n{self.describe()}") from None
+            if not piece:
+                raise NotSeen(f"QEMU ended during: {command}\n{text}\n{self.describe()}")
+            text += piece.decode(errors="replace")
+        return text.replace("\r\n", "\n")

@@ -1,0 +1,57 @@
+"""QEMU's control protocol, as far as the tests use it: one blocking client."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+
+class QmpError(AssertionError):
+    """QEMU refused a command."""
+
+
+class Qmp:
+    """One connection to the QMP socket of a running QEMU."""
+
+    def __init__(self, path: Path, timeout: float = 30) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(path))
+        self._lines = self._socket.makefile("r")
+        self.events: list[dict[str, Any]] = []
+        self._read()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """Send one command and return its answer; events that come first are kept in `events`."""
+        message: dict[str, object] = {"execute": command}
+        if arguments:
+            message["arguments"] = arguments
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        while True:
+            answer = self._read()
+            if "error" in answer:
+                raise QmpError(f"{command}: {answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+            self.events.append(answer)
+
+    def wait_event(self, name: str) -> dict[str, Any]:
+        """The next event of a name; the ones that were kept count, and are dropped up to it."""
+        while True:
+            event = self.events.pop(0) if self.events else self._read()
+            if event.get("event") == name:
+                return event
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line:
+            raise QmpError("QEMU closed the connection")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
