@@ -56,13 +56,17 @@ class RequestError(FrontendError):
     """
 
     def __init__(self, reason: str, *, where: str = "") -> None:
-        super().__init__(f"{where}: {reason}" if where else reason)
+        super().__init__(reason)
         self.reason = reason
         self.where = where
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}" if self.where else self.reason
+
     def within(self, where: str) -> RequestError:
-        """This refusal with the request named; itself if a request is named already."""
-        return self if self.where else RequestError(self.reason, where=where)
+        """Name the request, unless one is named already; returns itself, cause and traceback kept."""
+        self.where = self.where or where
+        return self
 
 
 class GuestError(VhostUserError):

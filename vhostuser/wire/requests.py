@@ -76,7 +76,9 @@ class RingRule(Enum):
     """Names no ring."""
     ANY = auto()
     STOPPED = auto()
-    """The ring must not have been started with a value that this request would change."""
+    """Once the ring has this item, it may come again only while the ring is stopped."""
+    UNMOVED = auto()
+    """As STOPPED, but the same addresses with another log flag may come at any time: how migration begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ FRONTEND_REQUESTS: Final = _table(
         ),
         _ROW(_R.SET_LOG_FD, (Empty, U64), _ACK, Fds.ONE),
         _ROW(_R.SET_VRING_NUM, (VringState,), _ACK, ring=_STOPPED, handler="set_vring_num"),
-        _ROW(_R.SET_VRING_ADDR, (VringAddr,), _ACK, ring=_STOPPED, handler="set_vring_addr"),
+        _ROW(_R.SET_VRING_ADDR, (VringAddr,), _ACK, ring=RingRule.UNMOVED, handler="set_vring_addr"),
         _ROW(_R.SET_VRING_BASE, (VringState,), _ACK, ring=_STOPPED, handler="set_vring_base"),
         _ROW(_R.GET_VRING_BASE, (VringState,), _OWN, ring=_ANY, handler="get_vring_base", answer=_STATE),
         _ROW(_R.SET_VRING_KICK, (VringFd,), _ACK, Fds.UNLESS_NOFD, ring=_ANY, handler="set_vring_kick"),

@@ -1,0 +1,107 @@
+"""The seam between protocol and device: one method per request, arguments decoded, in the specification's
+names.
+
+Who implements `Device` need not import this file. The session has checked what can be checked without a
+device (indices, sizes, alignment, gating, ring states) before it calls.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vhostuser.session.states import RingState
+from vhostuser.wire.features import ProtocolFeature, VirtioFeature
+from vhostuser.wire.payloads import MemoryRegion, VringAddr
+
+
+class Pending:
+    """ "Not yet": what a device returns when the answer needs a quiesce or another thread.
+
+    The session passes it on, no further message is handled, and whoever has the result gives both back to
+    `Session.complete`. An object is one promise: make a new one each time.
+    """
+
+    __slots__ = ()
+
+
+class Device(Protocol):
+    """A virtio-net device as a front-end sees it.
+
+    Any method may raise RequestError(reason) to refuse; the state it had stays. A method that is given fds
+    owns them from the call on, *also when it raises*. Everything may come in any order and more than once:
+    store each item, derive "ready" from all of them.
+    """
+
+    def offered_features(self) -> VirtioFeature:
+        """What is offered, the same for as long as the process and its configuration live.
+
+        The session adds PROTOCOL_FEATURES.
+        """
+
+    def offered_protocol_features(self) -> ProtocolFeature: ...
+
+    def set_features(self, acked: VirtioFeature) -> None:
+        """The acknowledged bits, a subset of the offer. May come while rings run, with only LOG_ALL changed
+        or
+        bits that touch neither header nor ring layout."""
+
+    def set_protocol_features(self, acked: ProtocolFeature) -> None:
+        """The acknowledged bits, a subset of the offer. Comes once per queue pair: nothing is reset."""
+
+    def set_owner(self) -> None:
+        """A session begins; some front-ends say so more than once."""
+
+    def reset_device(self) -> None:
+        """Forget all that is known of the rings, their fds included; memory and connection stay.
+
+        Comes after every ring was reported stopped and disabled with `set_vring_state`.
+        """
+
+    def queue_count(self) -> int:
+        """The answer to GET_QUEUE_NUM."""
+
+    def vring_count(self) -> int:
+        """How many ring indices are served; the session refuses any index from there on."""
+
+    def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> Pending | None:
+        """Replace the whole memory map; one fd per region, in order. When refused, the old map stays."""
+
+    def set_vring_num(self, index: int, num: int) -> None: ...
+
+    def set_vring_addr(self, addr: VringAddr) -> None:
+        """May come while the ring runs, with the same addresses and another log flag."""
+
+    def set_vring_base(self, index: int, base: int) -> None: ...
+
+    def get_vring_base(self, index: int) -> int | Pending:
+        """Stop using the ring, finish what was taken from it, drop its kick and call fds; returns its
+        position.
+
+        Comes after `set_vring_state` said stopped, and also for rings that never were set up.
+        """
+
+    def set_vring_kick(self, index: int, fd: int | None) -> None:
+        """None: the guest will not kick, the ring has to be polled."""
+
+    def set_vring_call(self, index: int, fd: int | None) -> None:
+        """None: the guest polls, it is never called."""
+
+    def set_vring_err(self, index: int, fd: int | None) -> None: ...
+
+    def set_vring_state(self, index: int, state: RingState) -> None:
+        """The state of one ring has changed; called after the method of the request that changed it, except
+        for `get_vring_base`, which it precedes. Must not refuse."""
+
+    def send_rarp(self, mac: bytes) -> None:
+        """Announce the guest's MAC on the network side; rings need not run."""
+
+    def set_mtu(self, mtu: int) -> None: ...
+
+    def set_backend_req_fd(self, fd: int) -> None:
+        """The socket for messages to the front-end; replaces and closes an older one."""
+
+    def get_config(self, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes of the config space; zeros where no field is."""
+
+    def set_config(self, offset: int, data: bytes, flags: int) -> None:
+        """``flags`` is `CONFIG_WRITABLE` or `CONFIG_MIGRATION`."""

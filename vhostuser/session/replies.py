@@ -1,0 +1,69 @@
+"""What is answered to a request, decided in one place.
+
+One reply too many or too few puts a front-end out of step for good, and QEMU waits for each with its big lock
+held. So nobody else makes a reply: the row of the request says which kind it has, `ask` notes what was
+negotiated when the request came, and `decide` turns what came of it into the reply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vhostuser.errors import RequestError
+from vhostuser.wire.features import ProtocolFeature
+from vhostuser.wire.messages import U64, Message, Payload, Reply
+from vhostuser.wire.requests import ReplyKind, RequestRow
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, and what its reply depends on as that was when it came."""
+
+    message: Message
+    kind: ReplyKind
+    wants_ack: bool
+    refusal: int
+
+
+class RefusedWith(RequestError):
+    """A refusal that is told with an answer of the request's own kind; the connection goes on."""
+
+    def __init__(self, reason: str, answer: Payload) -> None:
+        super().__init__(reason)
+        self.answer = answer
+
+
+def ask(message: Message, row: RequestRow | None, acked: ProtocolFeature) -> Asked:
+    """Note how ``message`` is to be answered; ``row`` is None for a request that does not exist.
+
+    Called before the request is served: SET_PROTOCOL_FEATURES is acknowledged by what was negotiated before
+    it.
+    """
+    wants_ack = message.need_reply and ProtocolFeature.REPLY_ACK in acked
+    if row is None:
+        return Asked(message, ReplyKind.ACK, wants_ack, refusal=1)
+    kind = row.reply
+    if kind is ReplyKind.OWN_WITH_LOG_SHMFD:
+        kind = ReplyKind.OWN if ProtocolFeature.LOG_SHMFD in acked else ReplyKind.ACK
+    elif kind is ReplyKind.OWN_IN_POSTCOPY:
+        kind = ReplyKind.ACK  # POSTCOPY_LISTEN is refused, so it never is postcopy
+    return Asked(message, kind, wants_ack, row.refusal)
+
+
+def decide(asked: Asked, outcome: Payload | RequestError | None) -> Reply | None:
+    """The reply to a request that was served with ``outcome``: its own payload, 0, not 0, or none.
+
+    Raises the refusal of a request that is answered with a payload of its own. There is no payload that says
+    no, and a front-end that gets nothing hangs: the connection has to end.
+    """
+    request = asked.message.request
+    if asked.kind is ReplyKind.OWN:
+        if isinstance(outcome, RefusedWith):
+            return Reply(request, outcome.answer)
+        if isinstance(outcome, RequestError):
+            raise outcome
+        assert outcome is not None, "a request with a reply of its own was served without one"
+        return Reply(request, outcome)
+    if asked.kind is ReplyKind.ACK and not asked.wants_ack:
+        return None
+    return Reply(request, U64(asked.refusal if isinstance(outcome, RequestError) else 0))
