@@ -214,7 +214,8 @@ class TapPort:
             name, flags = tun.get_interface(fd)
         except OSError:
             raise tap_refusals.not_a_tap_fd(fd) from None
-        wanted = _FLAGS | (tun.IFF_MULTI_QUEUE if queues > 1 else 0)
+        # IFF_NO_PI is not looked at: TUNGETIFF reports it for every tap, with it or without (Linux 6.18).
+        wanted = tun.IFF_TAP | tun.IFF_VNET_HDR | (tun.IFF_MULTI_QUEUE if queues > 1 else 0)
         if wanted & ~flags:
             raise tap_refusals.flags_lacking(fd, name, wanted & ~flags)
         if self.name not in ("", name):

@@ -11,7 +11,6 @@ from vhostuser.ports import tun
 _FLAG_NAMES = {
     tun.IFF_TAP: "IFF_TAP",
     tun.IFF_VNET_HDR: "IFF_VNET_HDR",
-    tun.IFF_NO_PI: "IFF_NO_PI",
     tun.IFF_MULTI_QUEUE: "IFF_MULTI_QUEUE",
 }
 
@@ -114,7 +113,8 @@ def flags_lacking(fd: int, name: str, flags: int) -> EnvironmentLacksError:
     """An inherited fd was opened without some of the flags that we need."""
     words = " and ".join(word for flag, word in _FLAG_NAMES.items() if flags & flag)
     return EnvironmentLacksError(
-        f"fd {fd} ({name}) was opened without {words}: add that to the TUNSETIFF flags"
+        f"fd {fd} ({name}) was opened without {words}: "
+        f"its TUNSETIFF needs IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, and IFF_MULTI_QUEUE for more than one queue"
     )
 
 

@@ -1,0 +1,27 @@
+"""Fixtures for ports: a network namespace of the test's own, and a test without privileges."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.ports import taps
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    """An empty network namespace for the length of the test; what is left in it goes with it."""
+    with taps.network_namespace():
+        yield
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """The test runs without privileges and gets them back at its end."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
