@@ -72,7 +72,7 @@ def test_module_built_from_these_headers_passes() -> None:
 def test_stale_module_says_what_to_do() -> None:
     stale = SimpleNamespace(VU_HEADERS_HASH=abi.headers_hash(DRIVER) ^ 1)
 
-    with pytest.raises(EnvironmentLacksError, match=r"other C headers .*`\.venv/bin/pip install -e):
+    with pytest.raises(EnvironmentLacksError, match=r"other C headers .*`\.venv/bin/pip install -e"):
         abi.check_built(DRIVER, stale)
 
 
