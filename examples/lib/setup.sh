@@ -93,16 +93,38 @@ Install them with your package manager and start this again."
     fi
     DEBIAN_FRONTEND=noninteractive
     export DEBIAN_FRONTEND
+    keep_certificates
     fresh=no
     if ! apt_has_lists; then
         apt_update || environment_lacks "apt-get update failed, and these packages are needed: $*"
         fresh=yes
     fi
-    quietly "installing $*" apt-get -q -y --no-install-recommends install "$@" && return 0
-    # Lists that were there may be too old: the files that they name are gone.
-    [ "$fresh" = no ] && apt_update &&
-        quietly "installing $*, second attempt" apt-get -q -y --no-install-recommends install "$@" && return 0
-    environment_lacks "apt-get could not install: $*"
+    if ! quietly "installing $*" apt-get -q -y --no-install-recommends install "$@"; then
+        # Lists that were there may be too old: the files that they name are gone.
+        { [ "$fresh" = no ] && apt_update &&
+            quietly "installing $*, second attempt" apt-get -q -y --no-install-recommends install "$@"; } ||
+            environment_lacks "apt-get could not install: $*"
+    fi
+    restore_certificates
+}
+
+# A bare machine behind a proxy has its authority in a bundle that somebody put there by hand, and the package
+# ca-certificates (python3-venv needs it) would write its own over it: what was trusted before stays trusted.
+bundle=/etc/ssl/certs/ca-certificates.crt
+kept_bundle=
+
+keep_certificates() {
+    if [ -s "$bundle" ] && [ -n "$(missing_packages ca-certificates)" ]; then
+        kept_bundle=$(mktemp)
+        cat "$bundle" >"$kept_bundle"
+    fi
+}
+
+restore_certificates() {
+    [ -n "$kept_bundle" ] || return 0
+    cmp -s "$bundle" "$kept_bundle" || cat "$kept_bundle" >>"$bundle"
+    rm -f "$kept_bundle"
+    kept_bundle=
 }
 
 # What the installed program depends on: the C, how it is built, the dependencies, and where all this lies.
