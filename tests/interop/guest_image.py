@@ -102,7 +102,7 @@ def image_key(package: str) -> str:
 
 
 def unpack_kernel(package: str, work: Path) -> Path:
-    """Download the kernel's package, unpack it without installing it, and return the folder that is its root."""
+    """Download the kernel and unpack it without installing it; return the folder that is its root."""
     run("apt-get", "download", package, cwd=work)
     root = work / "root"
     run("dpkg-deb", "-x", str(next(work.glob("*.deb"))), str(root))

@@ -18,12 +18,13 @@ from pathlib import Path
 
 from tests.interop.guest_image import build_guest_image
 from tests.interop.netns import Namespace
-from tests.interop.process import NotSeen, Program, wait_until
+from tests.interop.process import NotSeen, Program
 from tests.interop.qmp import Qmp
 
 QEMU = "qemu-system-x86_64"
 BOOT_SECONDS = 60.0
 MEMORY_MIB = 256
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
 @cache
@@ -53,14 +54,8 @@ class VhostUserNic:
         else:
             chardev += ",reconnect-ms=1000" if qemu_version() >= (9, 2) else ",reconnect=1"
         netdev = f"vhost-user,id=net{index},chardev=chr{index},queues={self.queues}"
-        return [
-            "-chardev",
-            chardev,
-            "-netdev",
-            netdev,
-            "-device",
-            nic_device(index, self.queues, self.device),
-        ]
+        device = nic_device(index, self.queues, self.device)
+        return ["-chardev", chardev, "-netdev", netdev, "-device", device]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +105,8 @@ class Guest(Program):
         self._console_path = folder / "console.log"
         self._shell: socket.socket | None = None
         self._qmp: Qmp | None = None
-        argv = [
-            QEMU,
-            "-accel",
-            "tcg",
-            "-smp",
-            str(cpus),
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-        ]
+        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"]
+        argv += ["-smp", str(cpus)]
         argv += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(MEMORY_MIB)]
         argv += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
         argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
@@ -149,13 +135,8 @@ class Guest(Program):
 
         AssertionError if it ends with another status than 0 (unless `check` is off) or takes too long.
         """
-        mark = secrets.token_hex(8)
-        self._send(f"{{ {command}\n}} </dev/null 2>&1; echo {mark} $?\n")
-        text = self._read_until(re.compile(rf"^{mark} (\d+)\r?\n", re.MULTILINE), timeout, command)
-        output, _, status = text.rpartition(mark)
-        assert not check or status.split() == ["0"], (
-            f"in the guest: {command}\n{output}(status {status.strip()})"
-        )
+        output, status = self._exchange(command, timeout)
+        assert not (check and status), f"in the guest: {command}\n{output}(status {status})"
         return output
 
     @property
@@ -172,12 +153,17 @@ class Guest(Program):
 
     def wait_new_boot(self, before: str) -> None:
         """Wait until the shell answers from another boot than `before`."""
-        wait_until(
-            "another boot of the guest", lambda: self._ask() and self.boot_id() != before, BOOT_SECONDS
-        )
+
+        def is_new() -> bool:
+            try:
+                return self._exchange(BOOT_ID, 1)[0].strip() != before
+            except NotSeen:
+                return False
+
+        self.wait_for("another boot of the guest", is_new, BOOT_SECONDS)
 
     def boot_id(self) -> str:
-        return self.sh("cat /proc/sys/kernel/random/boot_id").strip()
+        return self.sh(BOOT_ID).strip()
 
     def queue_packets(self, interface: str, direction: str, queues: int) -> list[int]:
         """Packets by queue as the guest's driver counts them; direction is "rx" or "tx"."""
@@ -210,24 +196,30 @@ class Guest(Program):
         return shell
 
     def _ask(self) -> bool:
-        mark = secrets.token_hex(8)
-        self._send(f"\necho {mark}\n")
         try:
-            self._read_until(re.compile(rf"^{mark}\r?\n", re.MULTILINE), 0.3, "")
+            self._exchange(":", 0.3)
         except NotSeen:
             return False
         return True
+
+    def _exchange(self, command: str, timeout: float) -> tuple[str, int]:
+        """Output and status of one command. The marks tell its output from late output of earlier ones."""
+        mark = secrets.token_hex(8)
+        self._send(f"\necho s{mark}; {{ {command}\n}} </dev/null 2>&1; echo e{mark} $?\n")
+        pattern = re.compile(rf"^s{mark}\r?\n(.*)^e{mark} (\d+)\r?\n", re.MULTILINE | re.DOTALL)
+        output, status = self._read_until(pattern, timeout, command).groups()
+        return output.replace("\r\n", "\n"), int(status)
 
     def _send(self, text: str) -> None:
         assert self._shell is not None, "boot() was not called"
         self._shell.settimeout(10)
         self._shell.sendall(text.encode())
 
-    def _read_until(self, pattern: re.Pattern[str], timeout: float, command: str) -> str:
+    def _read_until(self, pattern: re.Pattern[str], timeout: float, command: str) -> re.Match[str]:
         assert self._shell is not None
         end = time.monotonic() + timeout
         text = ""
-        while not pattern.search(text):
+        while not (found := pattern.search(text)):
             self._shell.settimeout(max(end - time.monotonic(), 0.001))
             try:
                 piece = self._shell.recv(65536)
@@ -236,4 +228,4 @@ class Guest(Program):
             if not piece:
                 raise NotSeen(f"QEMU ended during: {command}\n{text}\n{self.describe()}")
             text += piece.decode(errors="replace")
-        return text.replace("\r\n", "\n")
+        return found
