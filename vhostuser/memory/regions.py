@@ -101,7 +101,7 @@ class RegionTable:
 
 
 def check_file(region: MemoryRegion, file_size: int, page_size: int) -> None:
-    """Raise RequestError unless the file holds the whole region: what lies beyond its end is SIGBUS if touched.
+    """Raise RequestError unless the file holds the whole region: beyond its end lies SIGBUS.
 
     ``page_size`` is that of the file (hugetlbfs: its block size), in which the mapping is counted.
     """

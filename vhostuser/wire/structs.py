@@ -45,6 +45,7 @@ class _Layout:
     """One payload type: its struct, the sizes it takes, the way from parsed fields to the value and back."""
 
     struct: Construct
+    parser: Construct
     takes: Callable[[int], bool]
     size_text: str
     to_value: Callable[[Any], p.Payload]
@@ -59,11 +60,22 @@ def _value_of(kind: Callable[..., Any], parsed: Any) -> Any:
     return kind(**{name: member for name, member in parsed.items() if not name.startswith("_")})
 
 
+def _layout(
+    struct: Construct,
+    takes: Callable[[int], bool],
+    size_text: str,
+    to_value: Callable[[Any], p.Payload],
+    to_fields: Callable[[Any], dict[str, Any]] = _fields_of,
+) -> _Layout:
+    """Compiled for parsing alone: a compiled struct does not check what it builds."""
+    return _Layout(struct, struct.compile(), takes, size_text, to_value, to_fields)
+
+
 def _flat(kind: type[p.Payload], *members: Construct) -> _Layout:
     """A struct of fixed size whose members are the fields of ``kind``, one for one."""
     struct = Struct(*members)
     size = struct.sizeof()
-    return _Layout(struct.compile(), size.__eq__, f"{size}", partial(_value_of, kind), _fields_of)
+    return _layout(struct, size.__eq__, f"{size}", partial(_value_of, kind))
 
 
 _HEADER = Struct("request" / Int32un, "flags" / Int32un, "size" / Int32un).compile()
@@ -127,22 +139,22 @@ _LAYOUTS: Final[dict[type[p.Payload], _Layout]] = {
         "avail" / Int64un,
         "log" / Int64un,
     ),
-    p.VringFd: _Layout(
-        _U64.compile(),
+    p.VringFd: _layout(
+        _U64,
         (8).__eq__,
         "8",
         _parse_vring_fd,
         lambda vring: {"value": _join_index(vring.index, vring.has_fd)},
     ),
-    p.MemTable: _Layout(
+    p.MemTable: _layout(
         Struct("nregions" / Int32un, Padding(4), "regions" / GreedyRange(_REGION)),
         lambda size: size >= _MEM_TABLE_HEAD and (size - _MEM_TABLE_HEAD) % _REGION_SIZE == 0,
         "8 and 32 for each region",
         _parse_mem_table,
         _build_mem_table,
     ),
-    p.SingleRegion: _Layout(
-        Struct(Padding(8), "region" / _REGION).compile(),
+    p.SingleRegion: _layout(
+        Struct(Padding(8), "region" / _REGION),
         (40).__eq__,
         "40",
         lambda parsed: p.SingleRegion(_value_of(p.MemoryRegion, parsed.region)),
@@ -158,22 +170,21 @@ _LAYOUTS: Final[dict[type[p.Payload], _Layout]] = {
         "type" / Byte,
         Padding(6),
     ),
-    p.Config: _Layout(
+    p.Config: _layout(
         Struct("offset" / Int32un, "size" / Int32un, "flags" / Int32un, "data" / GreedyBytes),
         _CONFIG_HEAD.__le__,
         "12 or more",
         partial(_value_of, p.Config),
-        _fields_of,
     ),
     p.Rarp: _flat(p.Rarp, "mac" / Bytes(6), Padding(2)),
-    p.VringArea: _Layout(
-        Struct("word" / Int64un, "size" / Int64un, "offset" / Int64un).compile(),
+    p.VringArea: _layout(
+        Struct("word" / Int64un, "size" / Int64un, "offset" / Int64un),
         (24).__eq__,
         "24",
         _parse_vring_area,
         lambda area: {"word": _join_index(area.index, area.has_fd), "size": area.size, "offset": area.offset},
     ),
-    p.Inflight: _Layout(
+    p.Inflight: _layout(
         Struct(*_INFLIGHT, "tail" / GreedyBytes),
         _INFLIGHT_SIZES.__contains__,
         "24 or 20",
@@ -193,19 +204,17 @@ _LAYOUTS: Final[dict[type[p.Payload], _Layout]] = {
         "length" / Int64un,
         "flags" / Int64un,
     ),
-    p.ShmemConfig: _Layout(
+    p.ShmemConfig: _layout(
         Struct("nregions" / Int32un, Padding(4), "sizes" / Array(c.SHMEM_REGIONS, Int64un)),
         (8 + 8 * c.SHMEM_REGIONS).__eq__,
         "2056",
         lambda parsed: p.ShmemConfig(parsed.nregions, tuple(parsed.sizes)),
-        _fields_of,
     ),
-    p.Opaque: _Layout(
+    p.Opaque: _layout(
         Struct("content" / GreedyBytes),
         lambda size: True,
         "any",
         partial(_value_of, p.Opaque),
-        _fields_of,
     ),
 }
 
@@ -226,7 +235,7 @@ def parse_payload(kinds: Sequence[type[p.Payload]], content: bytes) -> p.Payload
     for kind in kinds:
         layout = _LAYOUTS[kind]
         if layout.takes(len(content)):
-            return layout.to_value(layout.struct.parse(content))
+            return layout.to_value(layout.parser.parse(content))
     expected = " or ".join(_LAYOUTS[kind].size_text for kind in kinds)
     raise RequestError(f"payload of {len(content)} bytes, expected {expected}")
 
