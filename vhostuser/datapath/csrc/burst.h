@@ -219,7 +219,7 @@ static vu_always_inline void vu_enqueue_end(const struct vu_ring_ops *ops, struc
 
 static vu_always_inline bool vu_ring_runs(const struct vu_vring *vring)
 {
-    return vring->state == VU_VRING_RUNNING && vring->enabled;
+    return vring->state == VU_VRING_RUNNING && vring->enabled == VU_RING_ENABLED;
 }
 
 #endif

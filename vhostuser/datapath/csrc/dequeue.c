@@ -160,7 +160,7 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
     int error;
 
     tx.fetched = vu_dequeue_fetch(ops, tx.vring, pair->device->memory, tx.scratch, VU_BURST, &error);
-    if (vu_unlikely(!tx.vring->enabled)) {
+    if (vu_unlikely(tx.vring->enabled == VU_RING_DISABLED)) {
         burst_to_nowhere(&tx, burst, VU_DROP_RING_DISABLED);
     } else {
         switch (pair->port_kind) {
@@ -217,7 +217,7 @@ uint32_t vu_serve_tx(struct vu_pair *pair)
 
     if (vring->state == VU_VRING_STARTING)
         vu_vring_first_look(vring);
-    if (vring->state != VU_VRING_RUNNING || pair->port_blocked) {
+    if (vring->state != VU_VRING_RUNNING || vring->enabled == VU_RING_HELD || pair->port_blocked) {
         pair->ready &= ~(uint32_t)VU_READY_TX;
         return 0;
     }

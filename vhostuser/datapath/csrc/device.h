@@ -29,6 +29,10 @@ enum vu_port_kind {
     VU_PORT_SOURCE = 4 /* sequence-numbered frames into the guest as long as it has buffers; TX like sink */
 };
 
+/* Vhost-user, "Ring states": a started TX ring that is disabled is emptied and its frames are dropped, an RX
+   ring is not filled.  Held is ours: enabled, but the port queue behind it is not ready yet. */
+enum vu_ring_enabled { VU_RING_DISABLED = 0, VU_RING_ENABLED = 1, VU_RING_HELD = 2 };
+
 struct vu_device;
 struct vu_pair;
 struct vu_worker;
@@ -71,15 +75,15 @@ int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t
 int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *setup);
 /* Stops it; returns the next avail index (equal to used->idx, nothing is ever left fetched). */
 uint32_t vu_vring_stop(struct vu_pair *pair, int ring);
-/* A started TX ring that is not enabled is emptied and its frames are dropped; an RX ring is not filled. */
-void vu_vring_set_enabled(struct vu_pair *pair, int ring, int enabled);
+/* See enum vu_ring_enabled; the ring is looked at once afterwards. */
+void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled enabled);
 /* Swap of a running ring's fd; the ring is scanned once (kick), signalled once if anything was used since
    its start (call).  Returns vu_error. */
 int vu_vring_set_kick(struct vu_pair *pair, int ring, int fd, int drained);
 void vu_vring_set_call(struct vu_pair *pair, int ring, int fd);
 void vu_vring_set_err(struct vu_pair *pair, int ring, int fd);
-/* VU_OK or the vu_error that broke the ring. */
-int vu_vring_error(const struct vu_pair *pair, int ring);
+/* VU_OK or the vu_error that broke the ring or kept it from starting; values: four of them, for the log. */
+int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values);
 void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters);
 
 #endif

@@ -68,8 +68,8 @@ struct vu_vring {
     bool signalled_valid; /* false until the first decision after a start: that one always calls */
     bool event_idx;
     bool indirect;
-    bool enabled;
     bool kick_armed; /* the driver has been asked to kick */
+    uint8_t enabled; /* enum vu_ring_enabled */
     uint8_t state;
     uint32_t region_hint;
     int call_fd;

@@ -24,7 +24,7 @@ struct vu_device {
 #define VU_READY_RX 2
 
 /* What an epoll event stands for. */
-enum vu_source_kind { VU_SOURCE_KICK_RX = 0, VU_SOURCE_KICK_TX = 1, VU_SOURCE_PORT = 2, VU_SOURCE_TIMER = 3 };
+enum vu_source_kind { VU_SOURCE_KICK_RX = 0, VU_SOURCE_KICK_TX = 1, VU_SOURCE_PORT = 2, VU_SOURCE_TIMER, VU_SOURCE_WAKE };
 
 struct vu_source {
     struct vu_pair *pair;
@@ -73,7 +73,8 @@ struct vu_worker {
     /* Worker's own. */
     int epoll_fd;
     int timer_fd;    /* 1 ms, running while a started ring has no kick fd */
-    uint32_t polled; /* such rings */
+    int wake_fd;     /* written when a pause ends with work queued */
+    uint32_t polled; /* rings without a kick fd */
     bool rescan;     /* events were thrown away: look at every pair */
     struct vu_pair *pairs;
     struct vu_pair *queue_head;
@@ -81,6 +82,7 @@ struct vu_worker {
     struct vu_scratch *scratch;
     struct vu_guard guard;
     struct vu_source timer_source;
+    struct vu_source wake_source;
     /* Odd while a turn runs; written by the worker, read by vu_worker_pause. */
     uint64_t epoch vu_cache_aligned;
     /* Nested pauses, and pauses ever; written by the control side, read by the worker at each turn. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The life of a ring: started, looked at, running, broken, stopped. */
 #include <errno.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -119,8 +120,10 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->kick_armed = true;
     vring->region_hint = 0;
     vring->error = VU_OK;
-    if ((error = vu_vring_translate(vring)) || (error = watch_kick(vring)))
+    if ((error = vu_vring_translate(vring)) || (error = watch_kick(vring))) {
+        vring->error = error;
         return error;
+    }
     vring->state = VU_VRING_STARTING;
     pair->starved = false;
     wake(vring);
@@ -160,9 +163,9 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
     return vring->position;
 }
 
-void vu_vring_set_enabled(struct vu_pair *pair, int ring, int enabled)
+void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled enabled)
 {
-    pair->vring[ring].enabled = enabled;
+    pair->vring[ring].enabled = (uint8_t)enabled;
     wake(&pair->vring[ring]);
 }
 
@@ -197,8 +200,9 @@ void vu_vring_set_err(struct vu_pair *pair, int ring, int fd)
     pair->vring[ring].err_fd = fd;
 }
 
-int vu_vring_error(const struct vu_pair *pair, int ring)
+int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values)
 {
+    memcpy(values, pair->vring[ring].trouble, sizeof(pair->vring[ring].trouble));
     return pair->vring[ring].error;
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -15,23 +16,31 @@
 #define TURN_COST 500000 /* about ns; control sockets wait no longer than this */
 #define POLL_INTERVAL_NS 1000000
 
+static int watch(struct vu_worker *worker, int fd, struct vu_source *source)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = source};
+
+    return epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
 struct vu_worker *vu_worker_new(void)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
     struct vu_worker *worker = NULL;
 
     if (posix_memalign((void **)&worker, VU_CACHE_LINE, sizeof(*worker)))
         return NULL;
     memset(worker, 0, sizeof(*worker));
     worker->timer_source.kind = VU_SOURCE_TIMER;
+    worker->wake_source.kind = VU_SOURCE_WAKE;
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     worker->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     /* Reserved, not touched: 1.3 MiB of address space, of which a usual burst uses a few pages. */
     worker->scratch = mmap(NULL, sizeof(*worker->scratch), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    event.data.ptr = &worker->timer_source;
-    if (worker->epoll_fd < 0 || worker->timer_fd < 0 || worker->scratch == MAP_FAILED ||
-        epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, worker->timer_fd, &event)) {
+    if (worker->epoll_fd < 0 || worker->timer_fd < 0 || worker->wake_fd < 0 || worker->scratch == MAP_FAILED ||
+        watch(worker, worker->timer_fd, &worker->timer_source) ||
+        watch(worker, worker->wake_fd, &worker->wake_source)) {
         int error = errno;
 
         vu_worker_free(worker);
@@ -43,6 +52,8 @@ struct vu_worker *vu_worker_new(void)
 
 void vu_worker_free(struct vu_worker *worker)
 {
+    if (worker->wake_fd >= 0)
+        close(worker->wake_fd);
     if (worker->timer_fd >= 0)
         close(worker->timer_fd);
     if (worker->epoll_fd >= 0)
@@ -72,6 +83,13 @@ void vu_worker_pause(struct vu_worker *worker)
 
 void vu_worker_resume(struct vu_worker *worker)
 {
+    /* What was started or broken meanwhile waits on a queue that no epoll event stands for. */
+    if (worker->queue_head || vu_events_pending(worker)) {
+        uint64_t one = 1;
+
+        if (write(worker->wake_fd, &one, sizeof(one)) < 0)
+            worker->rescan = true; /* cannot be: the counter would have to overflow */
+    }
     /* Pairs with the acquire of hold in enter_turn: the worker sees what was changed. */
     __atomic_sub_fetch(&worker->hold, 1, __ATOMIC_RELEASE);
 }
@@ -164,6 +182,8 @@ static void on_event(struct vu_worker *worker, const struct epoll_event *event)
     case VU_SOURCE_TIMER:
         wake_all(worker, true);
         break;
+    case VU_SOURCE_WAKE:
+        break; /* an edge, never read: it has done its work by ending the wait */
     }
 }
 

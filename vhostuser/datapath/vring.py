@@ -1,0 +1,205 @@
+"""The device's and its vrings' Python face: configure, start, stop, count. Every change pauses the worker.
+
+fds are borrowed: whoever passes one keeps owning it, and keeps it open until the ring is stopped, the fd is
+swapped, or the port is unset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from vhostuser.datapath._datapath import ffi, lib
+from vhostuser.datapath.faults import DROP_NAMES, explain
+from vhostuser.datapath.mapping import MappedMemory
+from vhostuser.datapath.port_ops import PortKind
+from vhostuser.datapath.worker import Worker
+from vhostuser.errors import GuestError
+from vhostuser.wire.features import VirtioFeature
+
+_PORT_KINDS = {PortKind.FD: 1, PortKind.ECHO: 2, PortKind.SINK: 3, PortKind.SOURCE: 4}
+_NO_PORT = 0
+
+
+class RingEnabled(IntEnum):
+    DISABLED = 0
+    """TX is emptied and dropped, RX not filled."""
+    ENABLED = 1
+    HELD = 2
+    """Enabled, but the port queue behind it is not ready yet: left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class VringSetup:
+    """All that starting a ring needs; addresses are user addresses."""
+
+    desc: int
+    avail: int
+    used: int
+    size: int
+    base: int
+    kick_fd: int
+    """-1: the ring is polled, once a millisecond while nothing else happens."""
+    kick_is_drained: bool
+    """The kick fd is a pipe or socket, to be read empty; an eventfd never is."""
+    call_fd: int
+    err_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class VringCounters:
+    """What one ring has done since its device was made, over all front-ends."""
+
+    packets: int
+    """Frames delivered. TX: to the port; RX: to the guest."""
+    bytes: int
+    """Their Ethernet bytes."""
+    chains: int
+    bursts: int
+    kicks: int
+    calls: int
+    calls_suppressed: int
+    offloads: int
+    linearised: int
+    drops: dict[str, int] = field(default_factory=dict)
+    """By reason, zeros left out."""
+
+
+class PacketDevice:
+    """C's view of one device, on one worker."""
+
+    def __init__(self, device_id: int, worker: Worker) -> None:
+        self.worker = worker
+        self.handle = lib.vu_device_new(device_id)
+        if self.handle == ffi.NULL:
+            raise MemoryError
+        self._pairs: dict[int, RingPair] = {}
+
+    def pair(self, n: int) -> RingPair:
+        """Pair n, made when it is first asked for."""
+        if n not in self._pairs:
+            with self.worker.paused():
+                self._pairs[n] = RingPair(self, n)
+        return self._pairs[n]
+
+    @property
+    def pairs(self) -> dict[int, RingPair]:
+        """Those that were ever asked for."""
+        return self._pairs
+
+    def set_features(self, features: VirtioFeature) -> None:
+        with self.worker.paused():
+            lib.vu_device_set_features(self.handle, int(features))
+
+    def set_memory(self, memory: MappedMemory | None) -> None:
+        """Swaps the table under running rings; one that no longer fits breaks and is reported.
+
+        The device holds a reference of its own; the old one's is dropped here, so close the old
+        MappedMemory (last reference: unmaps) off the loop.
+        """
+        with self.worker.paused():
+            old = lib.vu_device_set_memory(self.handle, ffi.NULL if memory is None else memory.handle)
+        lib.vu_memory_put(old)
+
+    @property
+    def is_faulted(self) -> bool:
+        return bool(lib.vu_device_faulted(self.handle))
+
+    def clear_fault(self) -> None:
+        with self.worker.paused():
+            lib.vu_device_clear_fault(self.handle)
+
+    def close(self) -> None:
+        """Frees pairs and device; their fds may be closed afterwards. Every ring must be stopped."""
+        if self.handle == ffi.NULL:
+            return
+        with self.worker.paused():
+            for pair in self._pairs.values():
+                lib.vu_pair_free(pair.handle)
+            self._pairs.clear()
+            lib.vu_device_free(self.handle)
+        self.handle = ffi.NULL
+
+
+class RingPair:
+    """Two rings and the port queue behind them."""
+
+    def __init__(self, device: PacketDevice, n: int) -> None:
+        self._device = device
+        self.handle = lib.vu_pair_new(device.handle, device.worker.handle, n)
+        if self.handle == ffi.NULL:
+            raise MemoryError
+
+    def set_port(
+        self, kind: PortKind | None, fd: int = -1, *, reads: bool = True, frame_size: int = 0
+    ) -> None:
+        """What the frames of this pair come from and go to. ``reads``: this pair empties the port's queue."""
+        number = _NO_PORT if kind is None else _PORT_KINDS[kind]
+        with self._device.worker.paused():
+            lib.vu_pair_set_port(self.handle, number, fd, reads, frame_size)
+
+    def start(self, ring: int, setup: VringSetup) -> None:
+        """Starts ring 0 (RX) or 1 (TX); the worker scans it once at its next turn.
+
+        Raises GuestError when the ring does not lie in memory, or the kick fd cannot be watched.
+        """
+        c_setup = ffi.new(
+            "struct vu_vring_setup *",
+            {
+                "desc": setup.desc,
+                "avail": setup.avail,
+                "used": setup.used,
+                "size": setup.size,
+                "base": setup.base,
+                "kick_fd": setup.kick_fd,
+                "kick_drained": setup.kick_is_drained,
+                "call_fd": setup.call_fd,
+                "err_fd": setup.err_fd,
+            },
+        )
+        with self._device.worker.paused():
+            self._check(ring, lib.vu_vring_start(self.handle, ring, c_setup))
+
+    def stop(self, ring: int) -> int:
+        """Stops it, running or not; returns the next available index, equal to the used index."""
+        with self._device.worker.paused():
+            return lib.vu_vring_stop(self.handle, ring)
+
+    def set_enabled(self, ring: int, enabled: RingEnabled) -> None:
+        with self._device.worker.paused():
+            lib.vu_vring_set_enabled(self.handle, ring, enabled)
+
+    def set_kick(self, ring: int, fd: int, is_drained: bool) -> None:
+        with self._device.worker.paused():
+            self._check(ring, lib.vu_vring_set_kick(self.handle, ring, fd, is_drained))
+
+    def set_call(self, ring: int, fd: int) -> None:
+        with self._device.worker.paused():
+            lib.vu_vring_set_call(self.handle, ring, fd)
+
+    def set_err(self, ring: int, fd: int) -> None:
+        with self._device.worker.paused():
+            lib.vu_vring_set_err(self.handle, ring, fd)
+
+    def counters(self, ring: int) -> VringCounters:
+        c = ffi.new("struct vu_counters *")
+        lib.vu_vring_counters(self.handle, ring, c)
+        drops = {name: c.drops[i] for i, name in enumerate(DROP_NAMES) if c.drops[i]}
+        return VringCounters(
+            c.packets,
+            c.bytes,
+            c.chains,
+            c.bursts,
+            c.kicks,
+            c.calls,
+            c.calls_suppressed,
+            c.offloads,
+            c.linearised,
+            drops,
+        )
+
+    def _check(self, ring: int, result: int) -> None:
+        if result < 0:
+            trouble = ffi.new("uint64_t[4]")
+            lib.vu_vring_error(self.handle, ring, trouble)
+            raise GuestError(explain(result, (trouble[0], trouble[1], trouble[2], trouble[3])))

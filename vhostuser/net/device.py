@@ -1,0 +1,324 @@
+"""The virtio-net device of one front-end: stores what it says, runs the rings that are ready.
+
+Every request stores one item and then `_settle`s the ring it names. What runs in C is always derived from
+what was said, so any order of messages comes out the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from vhostuser.datapath.mapping import MappedMemory
+from vhostuser.datapath.port_ops import PortKind, PortOps
+from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringCounters
+from vhostuser.datapath.worker import EventKind, WorkerEvent
+from vhostuser.errors import GuestError, RequestError, VhostUserError
+from vhostuser.net.announce import rarp_frame
+from vhostuser.net.config_space import ConfigSpace
+from vhostuser.net.events import describe
+from vhostuser.net.notify_fd import NotifyFd
+from vhostuser.net.port_link import Helper, LinkedPort, PortLink
+from vhostuser.net.ring_items import RingItems, fd_of
+from vhostuser.session.states import RingState
+from vhostuser.wire.constants import MAX_VRINGS
+from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
+from vhostuser.wire.payloads import MemoryRegion, VringAddr
+
+QUEUE_NUM = 128
+"""GET_QUEUE_NUM: QEMU reads it as pairs, Cloud Hypervisor as rings; this is true in both readings for up to 64
+pairs, and rings are served whatever their number (protocol reference: vhost-user, "Multiple queue support")."""
+QUEUE_NUM_MANY = 256
+
+
+class NetDevice:
+    """Implements `session.device.Device`. Not thread-safe: lives where its session lives.
+
+    The port is open and stays its owner's. Close it after `close`.
+    """
+
+    def __init__(
+        self,
+        packet: PacketDevice,
+        port: LinkedPort,
+        ops: PortOps,
+        *,
+        queues: int,
+        offer: VirtioFeature,
+        protocol_offer: ProtocolFeature,
+        config_space: ConfigSpace,
+        helper: Helper,
+        log: logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self._packet = packet
+        self._port = port
+        self._ops = ops
+        self._queues = queues
+        self._offer = offer
+        self._protocol_offer = protocol_offer
+        self._config_space = config_space
+        self._helper = helper
+        self._log = log
+        self._link = PortLink(port, queues, helper, self._settle_all)
+        self._rings: dict[int, RingItems] = {}
+        self._features = VirtioFeature(0)
+        self._memory: MappedMemory | None = None
+        self._backend_fd = -1
+        self._pair_ports: dict[int, bool] = {}
+        """Pair -> whether it reads its port queue, as last told to C."""
+        self._shared_fds: dict[int, int] = {}
+        """Pair -> its own duplicate of a queue fd that belongs to another pair too."""
+
+    # What is offered
+
+    def offered_features(self) -> VirtioFeature:
+        return self._offer
+
+    def offered_protocol_features(self) -> ProtocolFeature:
+        return self._protocol_offer
+
+    def queue_count(self) -> int:
+        return QUEUE_NUM if self._queues <= QUEUE_NUM // 2 else QUEUE_NUM_MANY
+
+    def vring_count(self) -> int:
+        return MAX_VRINGS
+
+    def get_config(self, offset: int, size: int) -> bytes:
+        return self._config_space.read(offset, size)
+
+    # What is said about the device
+
+    def set_owner(self) -> None:
+        pass
+
+    def set_features(self, acked: VirtioFeature) -> None:
+        if acked != self._features:
+            self._log.info("guest features: %s", ", ".join(feature_names(acked)) or "none")
+        self._features = acked
+        self._packet.set_features(acked)
+
+    def set_protocol_features(self, acked: ProtocolFeature) -> None:
+        pass
+
+    def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> None:
+        self._swap_memory(MappedMemory(regions, fds))
+        for ring in self._rings.values():
+            ring.refusal = ""
+        self._settle_all()
+
+    def set_mtu(self, mtu: int) -> None:
+        self._in_background(lambda: self._port.set_mtu(mtu))
+
+    def send_rarp(self, mac: bytes) -> None:
+        self._port.inject(rarp_frame(mac))
+
+    def set_backend_req_fd(self, fd: int) -> None:
+        self._close_backend_fd()
+        self._backend_fd = fd
+
+    def set_config(self, offset: int, data: bytes, flags: int) -> None:
+        raise RequestError(f"config bytes {offset} to {offset + len(data)} are read-only")
+
+    def reset_device(self) -> None:
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
+
+    # What is said about one ring
+
+    def set_vring_num(self, index: int, num: int) -> None:
+        self._ring(index).size = num
+        self._settle(index)
+
+    def set_vring_addr(self, addr: VringAddr) -> None:
+        self._ring(addr.index).addr = addr
+        self._settle(addr.index)
+
+    def set_vring_base(self, index: int, base: int) -> None:
+        self._ring(index).base = base
+
+    def get_vring_base(self, index: int) -> int:
+        ring = self._ring(index)
+        ring.close_kick_and_call()
+        return ring.base
+
+    def set_vring_kick(self, index: int, fd: int | None) -> None:
+        ring = self._ring(index)
+        old, ring.kick = ring.kick, _notify(fd)
+        if ring.runs:
+            drained = ring.kick is not None and ring.kick.is_drained
+            self._packet.pair(index // 2).set_kick(index % 2, fd_of(ring.kick), drained)
+        _close(old)
+
+    def set_vring_call(self, index: int, fd: int | None) -> None:
+        ring = self._ring(index)
+        old, ring.call = ring.call, _notify(fd)
+        if ring.runs:
+            self._packet.pair(index // 2).set_call(index % 2, fd_of(ring.call))
+        _close(old)
+
+    def set_vring_err(self, index: int, fd: int | None) -> None:
+        ring = self._ring(index)
+        old, ring.err = ring.err, _notify(fd)
+        if ring.runs:
+            self._packet.pair(index // 2).set_err(index % 2, fd_of(ring.err))
+        _close(old)
+
+    def set_vring_state(self, index: int, state: RingState) -> None:
+        self._ring(index).state = state
+        self._settle(index)
+
+    # For the owner
+
+    def disconnect(self) -> None:
+        """The front-end has gone and its session is closed: gives up all that it brought."""
+        self.reset_device()
+        self._link.want_stopped()
+        self._close_backend_fd()
+        self._swap_memory(None)
+        self._packet.clear_fault()
+        self._features = VirtioFeature(0)
+
+    def close(self) -> None:
+        """Frees what C holds; after `disconnect`."""
+        self._packet.close()
+        for fd in self._shared_fds.values():
+            os.close(fd)
+        self._shared_fds.clear()
+
+    def on_event(self, event: WorkerEvent) -> bool:
+        """Says in the log what C reported; False when the front-end has to be disconnected."""
+        level, text = describe(event)
+        self._log.log(level, "%s", text)
+        return event.kind is not EventKind.DEVICE_FAULTED
+
+    def counters(self) -> dict[int, VringCounters]:
+        """By ring index, for every ring that ever ran."""
+        return {
+            2 * n + ring: pair.counters(ring) for n, pair in self._packet.pairs.items() for ring in range(2)
+        }
+
+    def idle_reasons(self) -> dict[int, str]:
+        """Why rings that were started or partly set up do not run, in words; empty when all is well."""
+        reasons = {}
+        for index, ring in sorted(self._rings.items()):
+            if ring.runs or not (ring.state.is_started or ring.addr):
+                continue
+            lacking = ring.missing() + ([] if self._memory else ["SET_MEM_TABLE"])
+            reasons[index] = ring.refusal or f"{' and '.join(lacking) or 'the port'} has not come yet"
+        return reasons
+
+    # How it comes to run
+
+    def _ring(self, index: int) -> RingItems:
+        return self._rings.setdefault(index, RingItems())
+
+    def _is_ready(self, ring: RingItems) -> bool:
+        return self._memory is not None and ring.is_complete
+
+    def _settle(self, index: int) -> None:
+        """Brings port and ring to where the items now say."""
+        if self._rings[index].runs and not self._is_ready(self._rings[index]):
+            self._stop(index)
+        self._follow_port()
+        self._settle_ring(index)
+
+    def _settle_all(self) -> None:
+        self._follow_port()
+        for index in list(self._rings):
+            self._settle_ring(index)
+
+    def _follow_port(self) -> None:
+        """Tells the port whether the device runs and which of its queues are used."""
+        ready = [index for index, ring in self._rings.items() if self._is_ready(ring)]
+        if not ready:
+            self._link.want_stopped()
+            return
+        used = {index // 2 for index in ready if self._rings[index].state.is_enabled}
+        self._link.want_started(self._features, frozenset(n % self._queues for n in used))
+        self._share_queues(used)
+
+    def _share_queues(self, used: set[int]) -> None:
+        """Of the pairs on one port queue, the first that is used reads it; all of them write to it."""
+        readers = {n % self._queues: n for n in sorted(used, reverse=True)}
+        for n in used | self._pair_ports.keys():
+            reads = readers.get(n % self._queues) == n
+            if self._pair_ports.get(n) is not reads:
+                self._pair_ports[n] = reads
+                self._packet.pair(n).set_port(
+                    self._ops.kind, self._queue_fd(n), reads=reads, frame_size=self._ops.frame_size
+                )
+
+    def _queue_fd(self, n: int) -> int:
+        if self._ops.kind is not PortKind.FD:
+            return -1
+        if n < self._queues:
+            return self._ops.fds[n]
+        if n not in self._shared_fds:
+            if not self._shared_fds:
+                self._log.warning(
+                    "the front-end brings more queue pairs than the port's %d: pair %d shares queue %d; "
+                    "raise --queues",
+                    self._queues,
+                    n,
+                    n % self._queues,
+                )
+            # A file description can be in an epoll set once for each fd number.
+            self._shared_fds[n] = os.dup(self._ops.fds[n % self._queues])
+        return self._shared_fds[n]
+
+    def _settle_ring(self, index: int) -> None:
+        ring = self._rings[index]
+        if not self._is_ready(ring) or not self._link.is_started:
+            return
+        pair = self._packet.pair(index // 2)
+        pair.set_enabled(index % 2, self._enabled(index, ring))
+        if ring.runs:
+            return
+        try:
+            pair.start(index % 2, ring.setup())
+            ring.runs = True
+        except GuestError as error:
+            ring.refusal = str(error)
+            self._log.error("ring %d does not start: %s", index, error)
+
+    def _enabled(self, index: int, ring: RingItems) -> RingEnabled:
+        if not ring.state.is_enabled:
+            return RingEnabled.DISABLED
+        return RingEnabled.ENABLED if self._link.is_ready(index // 2 % self._queues) else RingEnabled.HELD
+
+    def _stop(self, index: int) -> None:
+        ring = self._rings[index]
+        ring.runs = False
+        ring.base = self._packet.pair(index // 2).stop(index % 2)
+        self._log.info("ring %d stopped at %d", index, ring.base)
+
+    def _swap_memory(self, memory: MappedMemory | None) -> None:
+        old, self._memory = self._memory, memory
+        self._packet.set_memory(memory)
+        if old is not None:
+            self._in_background(old.close)
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        def logged() -> None:
+            try:
+                work()
+            except VhostUserError as error:
+                self._log.warning("%s", error)
+
+        self._helper.submit(logged, lambda: None)
+
+    def _close_backend_fd(self) -> None:
+        if self._backend_fd >= 0:
+            os.close(self._backend_fd)
+            self._backend_fd = -1
+
+
+def _notify(fd: int | None) -> NotifyFd | None:
+    return None if fd is None else NotifyFd(fd)
+
+
+def _close(notify: NotifyFd | None) -> None:
+    if notify is not None:
+        notify.close()

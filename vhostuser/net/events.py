@@ -1,0 +1,43 @@
+"""What C reports, as sentences for the log. The numbers' meaning stands in csrc/worker.h."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from vhostuser.datapath.faults import explain
+from vhostuser.datapath.worker import EventKind, WorkerEvent
+
+
+def describe(event: WorkerEvent) -> tuple[int, str]:
+    """A logging level and one sentence, without the device's name."""
+    match event.kind:
+        case EventKind.RING_STARTED:
+            return _started(event)
+        case EventKind.RING_BROKEN:
+            text = f"ring {event.ring} is broken until it is reset: {explain(event.error, event.values)}"
+            return logging.ERROR, text
+        case EventKind.DEVICE_FAULTED:
+            return logging.ERROR, (
+                f"memory region {event.values[1]} is gone: the front-end truncated its file under us, "
+                "so it is disconnected"
+            )
+        case EventKind.PORT_GONE:
+            return (
+                logging.ERROR,
+                f"the port's queue of ring {event.ring} is gone: {os.strerror(-event.error)}",
+            )
+        case EventKind.OVERFLOW:
+            return logging.WARNING, "more happened than could be reported"
+
+
+def _started(event: WorkerEvent) -> tuple[int, str]:
+    position, base, used, available = event.values
+    waiting = (available - position) % 65536
+    text = f"ring {event.ring} ({'guest sends' if event.ring % 2 else 'guest receives'}) runs from {position}"
+    text += f", {waiting} entries waiting"
+    if base != used:
+        return logging.WARNING, (
+            f"{text}; the front-end gave base {base}, but the ring was used up to {used}, so that holds"
+        )
+    return logging.INFO, text

@@ -1,0 +1,75 @@
+"""What the front-end has said about one ring. Each item is stored as it comes; "ready" is derived."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vhostuser.datapath.vring import VringSetup
+from vhostuser.net.notify_fd import NotifyFd
+from vhostuser.session.states import INITIAL, RingState
+from vhostuser.wire.payloads import VringAddr
+
+
+@dataclass(slots=True)
+class RingItems:
+    """One ring's items; owns its three fds."""
+
+    state: RingState = INITIAL
+    size: int = 0
+    base: int = 0
+    addr: VringAddr | None = None
+    kick: NotifyFd | None = None
+    """None also when the guest does not kick."""
+    call: NotifyFd | None = None
+    err: NotifyFd | None = None
+    runs: bool = False
+    """C was told to run it; it may have broken since."""
+    refusal: str = ""
+    """Why C did not start it; cleared when it is stopped or the memory changes."""
+
+    @property
+    def is_complete(self) -> bool:
+        """All is said that starting it needs; memory apart."""
+        return self.state.is_started and self.size > 0 and self.addr is not None and not self.refusal
+
+    def missing(self) -> list[str]:
+        """What keeps the ring from being complete, in words."""
+        lacking = []
+        if not self.state.is_started:
+            lacking.append("SET_VRING_KICK")
+        if not self.size:
+            lacking.append("SET_VRING_NUM")
+        if self.addr is None:
+            lacking.append("SET_VRING_ADDR")
+        return lacking
+
+    def setup(self) -> VringSetup:
+        """For `RingPair.start`; the ring must be ready."""
+        assert self.addr is not None
+        return VringSetup(
+            desc=self.addr.desc,
+            avail=self.addr.avail,
+            used=self.addr.used,
+            size=self.size,
+            base=self.base,
+            kick_fd=fd_of(self.kick),
+            kick_is_drained=self.kick is not None and self.kick.is_drained,
+            call_fd=fd_of(self.call),
+            err_fd=fd_of(self.err),
+        )
+
+    def close_kick_and_call(self) -> None:
+        for notify in (self.kick, self.call):
+            if notify is not None:
+                notify.close()
+        self.kick = self.call = None
+
+    def close(self) -> None:
+        self.close_kick_and_call()
+        if self.err is not None:
+            self.err.close()
+            self.err = None
+
+
+def fd_of(notify: NotifyFd | None) -> int:
+    return -1 if notify is None else notify.fd

@@ -1,0 +1,164 @@
+"""The back-end side of one connection: transport, stream, session and device put together.
+
+One message at a time: the reader is unplugged while one is handled or its reply is still to be sent, so a
+front-end that does not read its replies stops only itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from vhostuser.errors import FrontendError
+from vhostuser.net.device import NetDevice
+from vhostuser.server.transport import Transport, close_fds
+from vhostuser.session.device import Pending
+from vhostuser.session.session import Session
+from vhostuser.wire.connection import Connection
+from vhostuser.wire.messages import Message, Reply
+
+MESSAGES_A_TURN = 16
+"""Then other sockets and the packets have their turn."""
+MESSAGE_SECONDS = 5.0
+"""From a message's first byte to its last."""
+SILENCE_SECONDS = 30.0
+"""From the connection to the first message."""
+LOOK_BACK_SECONDS = 1.0
+"""After the last message about a ring: time to say why one does not run."""
+
+
+class Backend:
+    """One front-end. Made with a connected socket; ends by itself or by `close`, and says so to ``on_end``.
+
+    ``on_end`` gets the reason, "" for a clean end. The device outlives it.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        device: NetDevice,
+        log: logging.LoggerAdapter[logging.Logger],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._transport = transport
+        self._device = device
+        self._log = log
+        self._on_end = on_end
+        self._connection = Connection()
+        self._session = Session(device, self._trace)
+        self._unsent = b""
+        self._open = True
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.call_later(SILENCE_SECONDS, self._too_slow)
+        self._look_back: asyncio.TimerHandle | None = None
+        self._loop.add_reader(transport.fileno(), self._on_readable)
+        log.info("front-end connected (%s)", transport.peer())
+
+    def close(self, reason: str = "") -> None:
+        """Ends the connection and gives up all that the front-end brought. Closing twice does nothing."""
+        if not self._open:
+            return
+        self._open = False
+        self._deadline.cancel()
+        if self._look_back is not None:
+            self._look_back.cancel()
+        # Both loops go deaf, and uvloop aborts, when an fd is closed before it is removed.
+        self._loop.remove_reader(self._transport.fileno())
+        self._loop.remove_writer(self._transport.fileno())
+        close_fds(self._connection.pending_fds())
+        self._session.close()
+        self._device.disconnect()
+        self._transport.close()
+        self._log.info("front-end disconnected%s", f": {reason}" if reason else "")
+        self._on_end(reason)
+
+    def _on_readable(self) -> None:
+        try:
+            for _ in range(MESSAGES_A_TURN):
+                if not self._read_message() or not self._open or self._unsent:
+                    return
+        except BlockingIOError:
+            pass
+        except FrontendError as error:
+            self._log.error("%s", error)
+            self.close(str(error))
+        except OSError as error:
+            self.close(error.strerror or str(error))
+        except Exception:
+            self._log.exception("our own bug; only this front-end pays for it")
+            self.close("internal error")
+
+    def _read_message(self) -> bool:
+        """Reads on; True when a message was completed and handled."""
+        was_between = self._connection.is_between_messages
+        while wanted := self._connection.bytes_wanted:
+            chunk, fds = self._transport.read(wanted)
+            if not chunk:
+                close_fds(fds)
+                clean = self._connection.is_between_messages
+                self.close("" if clean else "it went away in the middle of a message")
+                return False
+            if was_between:
+                self._deadline.cancel()
+                self._deadline = self._loop.call_later(MESSAGE_SECONDS, self._too_slow)
+                was_between = False
+            self._connection.receive(chunk, fds)
+        message = self._connection.next_message()
+        assert message is not None
+        self._deadline.cancel()
+        self._handle(message)
+        return True
+
+    def _handle(self, message: Message) -> None:
+        try:
+            outcome = self._session.handle(message)
+        finally:
+            close_fds(message.fds.drain())
+        if isinstance(outcome, Pending):
+            raise AssertionError("no device of this version answers later")
+        if outcome is not None:
+            self._send(outcome)
+        self._watch_rings()
+
+    def _send(self, reply: Reply) -> None:
+        content = self._connection.encode(reply)
+        try:
+            sent = self._transport.send(content, reply.fds)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(content):
+            self._unsent = content[sent:]
+            self._loop.remove_reader(self._transport.fileno())
+            self._loop.add_writer(self._transport.fileno(), self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            self._unsent = self._unsent[self._transport.send(self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.close(error.strerror or str(error))
+            return
+        if not self._unsent:
+            self._loop.remove_writer(self._transport.fileno())
+            self._loop.add_reader(self._transport.fileno(), self._on_readable)
+
+    def _too_slow(self) -> None:
+        self.close("it stopped in the middle of a message, or never sent one")
+
+    def _trace(self, message: Message, error: FrontendError | None) -> None:
+        if error is None:
+            self._log.debug("%s %s", message.name, message.payload)
+        else:
+            self._log.warning("refused: %s", error)
+
+    def _watch_rings(self) -> None:
+        """Looks once more when the front-end has been quiet: rings that wait then wait for something."""
+        if self._look_back is not None:
+            self._look_back.cancel()
+        self._look_back = self._loop.call_later(LOOK_BACK_SECONDS, self._report_idle_rings)
+
+    def _report_idle_rings(self) -> None:
+        for index, reason in self._device.idle_reasons().items():
+            self._log.warning("ring %d does not run: %s", index, reason)

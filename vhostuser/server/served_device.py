@@ -1,0 +1,118 @@
+"""One configured device while the server runs: its port, its net device, its endpoint, and who is connected."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+from vhostuser.config import DeviceConfig
+from vhostuser.datapath.vring import PacketDevice, VringCounters
+from vhostuser.datapath.worker import Worker, WorkerEvent
+from vhostuser.net.config_space import ConfigSpace
+from vhostuser.net.device import NetDevice
+from vhostuser.net.offer import protocol_offer, virtio_offer
+from vhostuser.net.port_link import Helper
+from vhostuser.ports.base import Port, parse_port
+from vhostuser.server.backend import Backend
+from vhostuser.server.endpoint import Endpoint, endpoint_for
+from vhostuser.server.transport import Transport
+
+_log = logging.getLogger("vhostuser")
+
+
+class DeviceLog(logging.LoggerAdapter[logging.Logger]):
+    """Puts the device's name into every line, as text and as a field."""
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        assert self.extra is not None
+        return msg, {**kwargs, "extra": self.extra}
+
+
+class ServedDevice:
+    """Owns what it opens until `close`. ``on_finished`` is told when no front-end can come any more."""
+
+    def __init__(
+        self,
+        config: DeviceConfig,
+        device_id: int,
+        worker: Worker,
+        helper: Helper,
+        on_finished: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.log = DeviceLog(_log, {"device": config.name})
+        self._on_finished = on_finished
+        self._backend: Backend | None = None
+        self._endpoint: Endpoint | None = None
+        self._port: Port = parse_port(config.port)
+        ops = self._port.open(config.queues)
+        try:
+            if config.mtu is not None:
+                self._port.set_mtu(config.mtu)
+            virtio_off, protocol_off = config.disabled_features()
+            own_config = config.config_space or config.mac is not None
+            self._packet = PacketDevice(device_id, worker)
+            self.device = NetDevice(
+                self._packet,
+                self._port,
+                ops,
+                queues=config.queues,
+                offer=virtio_offer(
+                    self._port.caps,
+                    disabled=virtio_off,
+                    uso=config.uso,
+                    config_space=own_config,
+                    has_mac=config.mac is not None,
+                ),
+                protocol_offer=protocol_offer(disabled=protocol_off, config_space=own_config),
+                config_space=ConfigSpace(bytes(config.mac or 6), config.queues, config.mtu or 0),
+                helper=helper,
+                log=self.log,
+            )
+        except BaseException:
+            self._port.close()
+            raise
+
+    def open(self) -> None:
+        """Lets front-ends come. Raises EnvironmentLacksError."""
+        self._endpoint = endpoint_for(self.config, self._on_socket, self.log)
+        self._endpoint.open()
+
+    def on_event(self, event: WorkerEvent) -> None:
+        if not self.device.on_event(event) and self._backend is not None:
+            self._backend.close("its memory is gone")
+
+    def counters(self) -> dict[int, VringCounters]:
+        return self.device.counters()
+
+    def disconnect(self) -> None:
+        """Closes socket and connection; the device's memory goes to the helper to be unmapped."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
+        if self._backend is not None:
+            self._backend.close("the server ends")
+
+    def close(self) -> None:
+        """After `disconnect`, when the helper has nothing of this device left."""
+        self.device.close()
+        self._port.close()
+
+    def _on_socket(self, sock: socket.socket) -> None:
+        transport = Transport(sock)
+        if self._backend is not None:
+            self.log.warning("refused a second front-end (%s): one is connected", transport.peer())
+            transport.close()
+            return
+        self._backend = Backend(transport, self.device, self.log, self._on_end)
+
+    def _on_end(self, reason: str) -> None:
+        self._backend = None
+        if self._endpoint is None:
+            return
+        if self.config.one_off or not self._endpoint.front_end_gone():
+            self._endpoint.close()
+            self._endpoint = None
+            self._on_finished(reason)

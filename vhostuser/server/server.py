@@ -1,0 +1,147 @@
+"""The server: any number of devices, one worker, one helper thread, one loop; and `run`, which `serve` ends in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from vhostuser.config import DeviceConfig, ServeConfig
+from vhostuser.datapath.vring import VringCounters
+from vhostuser.datapath.worker import Worker, WorkerEvent
+from vhostuser.errors import PeerError
+from vhostuser.server.helper import HelperThread
+from vhostuser.server.runner import LoopRunner
+from vhostuser.server.served_device import ServedDevice
+
+_log = logging.getLogger("vhostuser")
+
+
+class Server:
+    """Serves ``devices`` from `start` to `close`, on the running loop; an async context manager does both.
+
+    `start` raises EnvironmentLacksError, and leaves nothing behind, when a port or a socket cannot be had.
+    """
+
+    def __init__(self, devices: Sequence[DeviceConfig]) -> None:
+        self._configs = list(devices)
+        self._served: list[ServedDevice] = []
+        self._worker: Worker | None = None
+        self._runner: LoopRunner | None = None
+        self._helper: HelperThread | None = None
+        self._unfinished = 0
+        self._finished = asyncio.Event()
+        self._failure = ""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Opens every port, then every socket: when this returns, front-ends can connect."""
+        self._worker = Worker()
+        self._helper = HelperThread()
+        self._runner = LoopRunner(self._worker, self._on_event)
+        self._unfinished = len(self._configs)
+        try:
+            for number, config in enumerate(self._configs):
+                device = ServedDevice(config, number, self._worker, self._helper, self._on_device_finished)
+                self._served.append(device)
+            for device in self._served:
+                device.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def wait_finished(self) -> None:
+        """Until no device can get a front-end any more: one-off devices and connected fds come to that.
+
+        Raises PeerError when a front-end of such a device broke the protocol.
+        """
+        await self._finished.wait()
+        if self._failure:
+            raise PeerError(f"the front-end failed: {self._failure}")
+
+    async def close(self) -> None:
+        """Disconnects every front-end, gives ports and memory back. Closing twice does nothing."""
+        for device in self._served:
+            device.disconnect()
+        if self._helper is not None:
+            await self._helper.close()
+            self._helper = None
+        for device in self._served:
+            device.close()
+        self._served.clear()
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def counters(self) -> dict[str, dict[int, VringCounters]]:
+        """By device name and ring index."""
+        return {device.config.name: device.counters() for device in self._served}
+
+    def _on_event(self, event: WorkerEvent) -> None:
+        self._served[event.device].on_event(event)
+
+    def _on_device_finished(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._unfinished -= 1
+        if self._unfinished == 0:
+            self._finished.set()
+
+
+async def _serve(config: ServeConfig) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Server(config.device) as server:
+        finished = asyncio.create_task(server.wait_finished())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (finished, stopped):
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if not finished.cancelled():
+            finished.result()
+
+
+def run(config: ServeConfig) -> int:
+    """Serves until SIGTERM or SIGINT, or until every device is finished. Returns the exit status.
+
+    Raises EnvironmentLacksError, PeerError.
+    """
+    _raise_fd_limit()
+    with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
+        runner.run(_serve(config))
+    return 0
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if name == "asyncio":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _raise_fd_limit() -> None:
+    """Eight fds a queue pair and one a memory region: the usual soft limit of 1024 is 100 guests."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            _log.warning("the limit of open files stays at %d", soft)

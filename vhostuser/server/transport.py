@@ -1,0 +1,68 @@
+"""Bytes and fds over a connected unix stream socket, never more than one message ahead.
+
+asyncio's streams and transports cannot carry fds, so the socket is ours and the loop only says when it is
+readable. One rule keeps fds with their message: no read goes beyond what the message still lacks.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+
+from vhostuser.errors import FramingError
+from vhostuser.wire.constants import MAX_FDS
+
+_ANCILLARY_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_PEERCRED = struct.Struct("3i")
+
+
+class Transport:
+    """Owns the socket. Every call returns at once; BlockingIOError means "not now"."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def peer(self) -> str:
+        """Who is at the other end, for the log."""
+        pid, uid, _gid = _PEERCRED.unpack(
+            self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+        )
+        return f"pid {pid}, uid {uid}"
+
+    def read(self, most: int) -> tuple[bytes, list[int]]:
+        """At most ``most`` bytes and the fds that came with them, close-on-exec; b"" at end of file.
+
+        The fds are the caller's. Raises BlockingIOError, OSError, or FramingError when fds were lost on the
+        way (a full fd table): those that did arrive are closed.
+        """
+        chunk, ancillary, flags, _ = self._sock.recvmsg(most, _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
+        fds: list[int] = []
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+                fds.extend(numbers)
+        if flags & socket.MSG_CTRUNC:
+            close_fds(fds)
+            raise FramingError("fds were lost on the way: the process has no room for more (ulimit -n)")
+        return chunk, fds
+
+    def send(self, content: bytes, fds: Sequence[int] = ()) -> int:
+        """One sendmsg; how many bytes went out. The fds stay the caller's. Raises BlockingIOError, OSError."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        return self._sock.sendmsg([content], rights, socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def close_fds(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
