@@ -11,7 +11,8 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.interop.qmp import Qmp
 QEMU = "qemu-system-x86_64"
 BOOT_SECONDS = 60.0
 MEMORY_MIB = 256
+HOT_INDEX = 9
+NUMBERS = ("vectors", "host_mtu")
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
@@ -124,6 +127,7 @@ class Guest(Program):
     def boot(self, timeout: float = BOOT_SECONDS) -> None:
         """Wait until the guest's shell answers."""
         self._shell = self.wait_for("QEMU's shell socket", self._connect, timeout)
+        self._qmp = Qmp(self._qmp_path)
         self.wait_shell(timeout)
 
     def wait_shell(self, timeout: float = BOOT_SECONDS) -> None:
@@ -141,9 +145,29 @@ class Guest(Program):
 
     @property
     def qmp(self) -> Qmp:
-        if self._qmp is None:
-            self._qmp = Qmp(self._qmp_path)
+        assert self._qmp is not None, "boot() was not called"
         return self._qmp
+
+    @contextmanager
+    def plugged(self, nic: VhostUserNic, interface: str) -> Iterator[None]:
+        """Plug a NIC into the running guest, wait for its interface, and pull it out after the block."""
+        index = HOT_INDEX
+        address = {"type": "unix", "data": {"path": str(nic.path)}}
+        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        self.qmp.execute("chardev-add", id=f"chr{index}", backend=backend)
+        words = {"id": f"net{index}", "type": "vhost-user", "chardev": f"chr{index}", "queues": nic.queues}
+        self.qmp.execute("netdev_add", **words)
+        driver, *pairs = nic_device(index, nic.queues, nic.device).split(",")
+        texts = dict(pair.split("=", 1) for pair in pairs)
+        device = {name: int(text) if name in NUMBERS else text for name, text in texts.items()}
+        self.qmp.execute("device_add", driver=driver, **device)
+        present = f"test -e /sys/class/net/{interface} && echo yes"
+        self.wait_for(f"{interface} in the guest", lambda: "yes" in self.sh(present, check=False), 15)
+        yield
+        self.qmp.execute("device_del", id=device["id"])
+        self.qmp.wait_event("DEVICE_DELETED", device["id"])
+        # The chardev goes with it.
+        self.qmp.execute("netdev_del", id=f"net{index}")
 
     def reset(self) -> None:
         """Push the reset button and wait for the guest to be up again."""

@@ -38,11 +38,11 @@ class Qmp:
                 return answer["return"]
             self.events.append(answer)
 
-    def wait_event(self, name: str) -> dict[str, Any]:
-        """The next event of a name; the ones that were kept count, and are dropped up to it."""
+    def wait_event(self, name: str, device: object = None) -> dict[str, Any]:
+        """The next event of a name, of one device if given; the events before it are dropped."""
         while True:
             event = self.events.pop(0) if self.events else self._read()
-            if event.get("event") == name:
+            if event.get("event") == name and device in (None, event["data"].get("device")):
                 return event
 
     def close(self) -> None:

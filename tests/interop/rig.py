@@ -1,0 +1,44 @@
+"""A guest, the server and a tap between them: what most of the QEMU tests start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.interop.link import Link
+from tests.interop.netns import Namespace
+from tests.interop.qemu import Guest, VhostUserNic
+from tests.interop.server_process import Server
+
+
+@dataclass(slots=True)
+class Rig:
+    """The parts; `server` and `guest` are replaced by the tests that kill one of them."""
+
+    folder: Path
+    namespace: Namespace
+    socket: Path
+    server: Server
+    guest: Guest
+
+    @property
+    def link(self) -> Link:
+        return Link(self.guest, self.namespace)
+
+
+@contextmanager
+def tap_rig(folder: Path, namespace: Namespace, queues: int = 1, port: str = "tap:vt0") -> Iterator[Rig]:
+    """A server that listens and a booted guest that connects to it, the link up; the server must end well."""
+    socket = folder / "vm1.sock"
+    words = ("--socket-path", str(socket), "--queues", str(queues), "--port", port)
+    with Server(folder, *words, namespace=namespace) as server:
+        server.wait_listening(socket)
+        with Guest(folder, [VhostUserNic(socket, queues)], namespace, cpus=queues) as guest:
+            guest.boot()
+            rig = Rig(folder, namespace, socket, server, guest)
+            rig.link.up()
+            yield rig
+            rig.guest.kill()
+        rig.server.stop()

@@ -1,0 +1,72 @@
+"""A Linux guest whose device offers less, or that is a legacy guest: a NIC plugged in for each case.
+
+The guest is shared; each test has a server and a NIC of its own, and moves data both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interop.link import Link
+from tests.interop.netns import ETHERNET_FRAME, Namespace
+from tests.interop.qemu import Guest, VhostUserNic
+from tests.interop.server_process import Server
+
+# Bits of the virtio specification that the guest's own list of negotiated features is checked for.
+BITS = {"CSUM": 0, "GUEST_CSUM": 1, "MRG_RXBUF": 15, "INDIRECT_DESC": 28, "EVENT_IDX": 29, "VERSION_1": 32}
+SEGMENTS = [f"{side}_{kind}" for side in ("GUEST", "HOST") for kind in ("TSO4", "TSO6", "ECN", "UFO")]
+
+
+@pytest.fixture(scope="module")
+def guest(shared_folder: Path, shared_namespace: Namespace) -> Iterator[Guest]:
+    with Guest(shared_folder, [], shared_namespace) as guest:
+        guest.boot()
+        yield guest
+
+
+def negotiated(guest: Guest) -> set[str]:
+    """The names in BITS that the guest's driver has negotiated, by its own word."""
+    bits = guest.sh("cat /sys/class/net/eth0/device/features").strip()
+    return {name for name, bit in BITS.items() if bits[bit] == "1"}
+
+
+@pytest.mark.parametrize(
+    "without",
+    [
+        [],
+        ["MRG_RXBUF"],
+        ["MRG_RXBUF", *SEGMENTS],
+        ["EVENT_IDX"],
+        ["INDIRECT_DESC"],
+        ["INDIRECT_DESC", "EVENT_IDX", "MRG_RXBUF"],
+        ["CSUM", "GUEST_CSUM", *SEGMENTS],
+    ],
+    ids=["everything", "mrg", "mrg-tso", "event", "indirect", "all-three", "offloads"],
+)
+@pytest.mark.parametrize("device", ["", "disable-modern=on,disable-legacy=off"], ids=["modern", "legacy"])
+def test_data_both_ways_without(
+    without: list[str], device: str, guest: Guest, folder: Path, shared_namespace: Namespace
+) -> None:
+    path = folder / "vm1.sock"
+    words = ["--socket-path", str(path), "--port", "tap:vt0"]
+    for feature in without:
+        words += ["--disable-feature", feature]
+    with Server(folder, *words, namespace=shared_namespace) as server:
+        server.wait_listening(path)
+        with guest.plugged(VhostUserNic(path, device=device), "eth0"):
+            link = Link(guest, shared_namespace)
+            link.up()
+            missing = {*without, *(["VERSION_1"] if device else [])}
+            assert negotiated(guest) == BITS.keys() - missing
+            link.ping()
+            with link.capture() as seen:
+                link.check_content()
+            segments = "GUEST_TSO4" not in without
+            assert (seen.to_guest.longest > ETHERNET_FRAME) == segments
+            assert (seen.from_guest.longest > ETHERNET_FRAME) == segments
+            assert guest.sh("cat /sys/class/net/eth0/statistics/rx_errors").strip() == "0"
+        server.stop()
+    shared_namespace.wait_no_link("vt0")
