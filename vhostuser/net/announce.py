@@ -1,4 +1,4 @@
-"""RARP for SEND_RARP: tells the switches behind a port where a guest has moved to (RFC 903, request reverse)."""
+"""RARP for SEND_RARP: tells the switches behind a port where a guest has moved to (RFC 903)."""
 
 from __future__ import annotations
 

@@ -27,8 +27,7 @@ from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_name
 from vhostuser.wire.payloads import MemoryRegion, VringAddr
 
 QUEUE_NUM = 128
-"""GET_QUEUE_NUM: QEMU reads it as pairs, Cloud Hypervisor as rings; this is true in both readings for up to 64
-pairs, and rings are served whatever their number (protocol reference: vhost-user, "Multiple queue support")."""
+"""GET_QUEUE_NUM: QEMU reads it as pairs, Cloud Hypervisor as rings; true in both readings for up to 64 pairs."""
 QUEUE_NUM_MANY = 256
 
 

@@ -42,9 +42,10 @@ def endpoint_for(
     if config.fd is not None:
         return _inherited(config.fd, on_socket, log)
     assert config.socket_path is not None
-    if len(os.fsencode(config.socket_path)) > MAX_PATH:
+    length = len(os.fsencode(config.socket_path))
+    if length > MAX_PATH:
         raise EnvironmentLacksError(
-            f"socket path {config.socket_path} has {len(os.fsencode(config.socket_path))} bytes and the kernel "
+            f"socket path {config.socket_path} has {length} bytes and the kernel "
             f"takes {MAX_PATH}: use a shorter directory, such as /run/vhostuser"
         )
     if config.client:

@@ -1,4 +1,4 @@
-"""One configured device while the server runs: its port, its net device, its endpoint, and who is connected."""
+"""One configured device while the server runs: its port, net device and endpoint, and who is connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server: any number of devices, one worker, one helper thread, one loop; and `run`, which `serve` ends in."""
+"""The server: any number of devices, one worker, one helper thread, one loop; and `run` for `serve`."""
 
 from __future__ import annotations
 

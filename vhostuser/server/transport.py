@@ -55,7 +55,7 @@ class Transport:
         return chunk, fds
 
     def send(self, content: bytes, fds: Sequence[int] = ()) -> int:
-        """One sendmsg; how many bytes went out. The fds stay the caller's. Raises BlockingIOError, OSError."""
+        """One sendmsg; how many bytes went out. The fds stay the caller's. BlockingIOError, OSError."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         return self._sock.sendmsg([content], rights, socket.MSG_NOSIGNAL)
 
