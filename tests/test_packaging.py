@@ -50,7 +50,7 @@ def wheel_names(wheel: Path) -> set[str]:
 def test_sdist_holds_the_whole_project(built: Path, sdist_names: set[str]) -> None:
     source = built / "source"
     files = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    generated = {name for name in files if "egg-info" in name}
+    generated = {name for name in files if "egg-info" in name or "__pycache__" in name}
 
     assert files - generated - sdist_names == set()
 
