@@ -1,0 +1,159 @@
+"""`vhostuser features`: what is offered with each kind of port, and which requests are served.
+
+Read out of the tables that the server itself goes by, so the list cannot be wrong about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vhostuser.wire.features import ProtocolFeature, VirtioFeature
+    from vhostuser.wire.requests import RequestRow
+
+
+class Offer(StrEnum):
+    """When a bit is offered."""
+
+    ALWAYS = "yes"
+    USO = "uso"
+    CONFIG_SPACE = "config-space"
+    NEVER = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureLine:
+    bit: int
+    name: str
+    ports: dict[str, Offer]
+    """Kind of port -> when the bit is offered with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    number: int
+    name: str
+    reply: str
+    """own: an answer of its own. ack: an acknowledgement where one is asked for."""
+    needs: list[str]
+    served: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    virtio: list[FeatureLine]
+    protocol: list[FeatureLine]
+    requests: list[RequestLine]
+    backend_requests: list[RequestLine]
+
+
+@click.command("features")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def features(as_json: bool) -> None:
+    """List the features offered with each kind of port, and which requests are served.
+
+    A bit marked `uso` or `config-space` is offered with that option only. Nothing here depends on the
+    machine: the offer has to be the same after a restart.
+    """
+    listing = make_listing()
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(asdict(listing)), indent=2).decode())
+        return
+    click.echo(_feature_table("Virtio features", listing.virtio))
+    click.echo(_feature_table("Protocol features", listing.protocol))
+    click.echo(_request_table("Requests of the front-end", listing.requests))
+    click.echo(_request_table("Requests of the back-end", listing.backend_requests))
+
+
+def make_listing() -> Listing:
+    """All that `features` prints."""
+    from vhostuser.net.offer import protocol_offer
+    from vhostuser.wire.features import ProtocolFeature, VirtioFeature
+    from vhostuser.wire.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS
+
+    no_protocol = ProtocolFeature(0)
+    return Listing(
+        _feature_lines(VirtioFeature, _virtio_offer),
+        _feature_lines(
+            ProtocolFeature,
+            lambda kind, uso, config_space: protocol_offer(disabled=no_protocol, config_space=config_space),
+        ),
+        _request_lines(FRONTEND_REQUESTS),
+        _request_lines(BACKEND_REQUESTS),
+    )
+
+
+def _virtio_offer(kind: str, uso: bool, config_space: bool) -> VirtioFeature:
+    from vhostuser.net.offer import virtio_offer
+    from vhostuser.ports.base import parse_port
+    from vhostuser.wire.features import VirtioFeature
+
+    # A tap has to have a name; what it may offer does not hang on it.
+    caps = parse_port("tap:any" if kind == "tap" else kind).caps
+    offer = virtio_offer(
+        caps, disabled=VirtioFeature(0), uso=uso, config_space=config_space, has_mac=config_space
+    )
+    return offer | VirtioFeature.PROTOCOL_FEATURES
+
+
+def _feature_lines(
+    bits: type[VirtioFeature] | type[ProtocolFeature],
+    offer: Callable[[str, bool, bool], VirtioFeature | ProtocolFeature],
+) -> list[FeatureLine]:
+    from vhostuser.ports.base import built_in_kinds
+
+    lines = []
+    for bit in bits:
+        ports = {}
+        for kind in built_in_kinds():
+            ports[kind] = (
+                Offer.ALWAYS
+                if offer(kind, False, False) & bit
+                else Offer.USO
+                if offer(kind, True, False) & bit
+                else Offer.CONFIG_SPACE
+                if offer(kind, False, True) & bit
+                else Offer.NEVER
+            )
+        lines.append(FeatureLine(bit.bit_length() - 1, bit.name or "", ports))
+    return lines
+
+
+def _request_lines(rows: Mapping[int, RequestRow]) -> list[RequestLine]:
+    from vhostuser.wire.features import feature_names
+
+    lines = []
+    for number, row in rows.items():
+        gate = row.gate
+        needs = [f"PROTOCOL_F_{name}" for name in feature_names(gate.protocol)]
+        needs += feature_names(gate.offered | gate.acked)
+        reply = row.reply.name.lower().replace("_", " ")
+        lines.append(RequestLine(number, row.name, reply, needs, row.handler is not None))
+    return lines
+
+
+def _feature_table(title: str, lines: Sequence[FeatureLine]) -> str:
+    kinds = list(lines[0].ports)
+    rows = [[str(line.bit), line.name, *(line.ports[kind] for kind in kinds)] for line in lines]
+    return _table(title, ["bit", "name", *kinds], rows)
+
+
+def _request_table(title: str, lines: Iterable[RequestLine]) -> str:
+    rows = [
+        [str(line.number), line.name, "yes" if line.served else "no", line.reply, ", ".join(line.needs)]
+        for line in lines
+    ]
+    return _table(title, ["no.", "name", "served", "reply", "needs"], rows)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+    return "\n".join([title, "", *lines, ""])
