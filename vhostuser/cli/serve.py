@@ -108,5 +108,5 @@ def _words_of_one_device(typed: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, "on"
         elif isinstance(value, tuple):
             yield from ((key, word) for word in value)
-        elif value:
+        elif value is not None and value is not False:
             yield key, value
