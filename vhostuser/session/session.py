@@ -164,10 +164,11 @@ class Session:
         known = ring.items.get(Request(row.request))
         if not ring.state.is_started or known is None:
             return
-        if isinstance(known, VringAddr) and isinstance(payload, VringAddr):
-            checks.check_vring_unmoved(known, payload)
-        elif row.ring is RingRule.STOPPED:
+        if row.ring is RingRule.STOPPED:
             raise RequestError("comes while the ring is started; stop it with GET_VRING_BASE first")
+        assert isinstance(known, VringAddr)
+        assert isinstance(payload, VringAddr)
+        checks.check_vring_unmoved(known, payload)
 
     def _offer(self) -> VirtioFeature:
         return self._device.offered_features() | VirtioFeature.PROTOCOL_FEATURES

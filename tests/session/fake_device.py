@@ -1,0 +1,140 @@
+"""A device that does nothing and remembers everything, for tests of whatever talks to a Device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vhostuser.errors import RequestError
+from vhostuser.session.device import Pending
+from vhostuser.session.states import RingState
+from vhostuser.wire.features import ProtocolFeature as P
+from vhostuser.wire.features import VirtioFeature as V
+from vhostuser.wire.messages import MemoryRegion, VringAddr
+
+OFFER = (
+    V.CSUM
+    | V.GUEST_CSUM
+    | V.MTU
+    | V.GUEST_TSO4
+    | V.HOST_TSO4
+    | V.MRG_RXBUF
+    | V.STATUS
+    | V.GUEST_ANNOUNCE
+    | V.MQ
+    | V.ANY_LAYOUT
+    | V.INDIRECT_DESC
+    | V.EVENT_IDX
+    | V.VERSION_1
+    | V.IN_ORDER
+)
+PROTOCOL_OFFER = P.MQ | P.RARP | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.CONFIG | P.RESET_DEVICE
+
+
+@dataclass
+class FakeDevice:
+    """Records each call as ``(method, *arguments)`` in ``calls``.
+
+    It owns the fds that it is given as numbers only, in ``fds``: tests that hand it real ones close those.
+    """
+
+    features: V = OFFER
+    protocol_features: P = PROTOCOL_OFFER
+    queues: int = 128
+    vrings: int = 256
+    config: bytes = bytes(range(60)) + bytes(196)
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    fds: list[int] = field(default_factory=list)
+    bases: dict[int, int] = field(default_factory=dict)
+    states: dict[int, RingState] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Method name -> reason to refuse it with."""
+    deferred: dict[str, Pending] = field(default_factory=dict)
+    """Method name -> what it returns in place of a result."""
+
+    def take_calls(self) -> list[tuple[object, ...]]:
+        """The calls since the last time."""
+        taken, self.calls = self.calls, []
+        return taken
+
+    def _note(self, method: str, *arguments: object) -> None:
+        self.calls.append((method, *arguments))
+        if method in self.refused:
+            raise RequestError(self.refused[method])
+
+    def offered_features(self) -> V:
+        return self.features
+
+    def offered_protocol_features(self) -> P:
+        return self.protocol_features
+
+    def set_features(self, acked: V) -> None:
+        self._note("set_features", acked)
+
+    def set_protocol_features(self, acked: P) -> None:
+        self._note("set_protocol_features", acked)
+
+    def set_owner(self) -> None:
+        self._note("set_owner")
+
+    def reset_device(self) -> None:
+        self._note("reset_device")
+        self.bases.clear()
+
+    def queue_count(self) -> int:
+        return self.queues
+
+    def vring_count(self) -> int:
+        return self.vrings
+
+    def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> Pending | None:
+        self.fds += fds
+        self._note("set_mem_table", regions, fds)
+        return self.deferred.get("set_mem_table")
+
+    def set_vring_num(self, index: int, num: int) -> None:
+        self._note("set_vring_num", index, num)
+
+    def set_vring_addr(self, addr: VringAddr) -> None:
+        self._note("set_vring_addr", addr)
+
+    def set_vring_base(self, index: int, base: int) -> None:
+        self._note("set_vring_base", index, base)
+        self.bases[index] = base
+
+    def get_vring_base(self, index: int) -> int | Pending:
+        self._note("get_vring_base", index)
+        return self.deferred.get("get_vring_base") or self.bases.get(index, 0)
+
+    def set_vring_kick(self, index: int, fd: int | None) -> None:
+        self._take_fd("set_vring_kick", index, fd)
+
+    def set_vring_call(self, index: int, fd: int | None) -> None:
+        self._take_fd("set_vring_call", index, fd)
+
+    def set_vring_err(self, index: int, fd: int | None) -> None:
+        self._take_fd("set_vring_err", index, fd)
+
+    def _take_fd(self, method: str, index: int, fd: int | None) -> None:
+        self.fds += [fd] if fd is not None else []
+        self._note(method, index, fd)
+
+    def set_vring_state(self, index: int, state: RingState) -> None:
+        self.states[index] = state
+        self._note("set_vring_state", index, state)
+
+    def send_rarp(self, mac: bytes) -> None:
+        self._note("send_rarp", mac)
+
+    def set_mtu(self, mtu: int) -> None:
+        self._note("set_mtu", mtu)
+
+    def set_backend_req_fd(self, fd: int) -> None:
+        self.fds.append(fd)
+        self._note("set_backend_req_fd", fd)
+
+    def get_config(self, offset: int, size: int) -> bytes:
+        self._note("get_config", offset, size)
+        return self.config[offset : offset + size]
+
+    def set_config(self, offset: int, data: bytes, flags: int) -> None:
+        self._note("set_config", offset, data, flags)
