@@ -25,7 +25,7 @@ class MappedMemory:
 
     def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
         self._fds = list(fds)
-        self._memory = ffi.NULL
+        self._memory: _Memory = ffi.NULL
         try:
             self.table = RegionTable(regions)
             self._memory = self._map()

@@ -27,7 +27,7 @@ from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_name
 from vhostuser.wire.payloads import MemoryRegion, VringAddr
 
 QUEUE_NUM = 128
-"""GET_QUEUE_NUM: QEMU reads it as pairs, Cloud Hypervisor as rings; true in both readings for up to 64 pairs."""
+"""GET_QUEUE_NUM: pairs to QEMU, rings to Cloud Hypervisor; true in both readings for up to 64 pairs."""
 QUEUE_NUM_MANY = 256
 
 

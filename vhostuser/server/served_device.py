@@ -18,6 +18,7 @@ from vhostuser.ports.base import Port, parse_port
 from vhostuser.server.backend import Backend
 from vhostuser.server.endpoint import Endpoint, endpoint_for
 from vhostuser.server.transport import Transport
+from vhostuser.stats.summary import summarise
 
 _log = logging.getLogger("vhostuser")
 
@@ -110,6 +111,7 @@ class ServedDevice:
 
     def _on_end(self, reason: str) -> None:
         self._backend = None
+        self.log.info("so far: %s", summarise(self.device.counters()))
         if self._endpoint is None:
             return
         if self.config.one_off or not self._endpoint.front_end_gone():

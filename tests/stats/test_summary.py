@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from vhostuser.datapath.vring import VringCounters
+from vhostuser.stats.summary import summarise
+
+
+def counters(packets: int, length: int, drops: dict[str, int]) -> VringCounters:
+    return VringCounters(
+        packets=packets,
+        bytes=length,
+        chains=0,
+        bursts=0,
+        kicks=0,
+        calls=0,
+        calls_suppressed=0,
+        offloads=0,
+        linearised=0,
+        drops=drops,
+    )
+
+
+def test_summarise_adds_up_the_rings_of_each_direction() -> None:
+    text = summarise({0: counters(1, 60, {}), 1: counters(2, 120, {}), 2: counters(3, 180, {})})
+
+    assert text == "2 frames (120 bytes) from the guest; 4 frames (240 bytes) to the guest"
+
+
+def test_summarise_names_each_reason_of_a_drop_once() -> None:
+    text = summarise(
+        {0: counters(0, 0, {"runt": 1}), 2: counters(0, 0, {"runt": 2, "no_buffers": 5}), 1: counters(0, 0, {})}
+    )
+
+    assert text.endswith("0 frames (0 bytes) to the guest, dropped: no_buffers 5, runt 3")

@@ -1,0 +1,38 @@
+"""One sentence on what a device has carried, for the log line at the end of a connection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class RingCounters(Protocol):
+    """What `datapath.vring.VringCounters` has of use here."""
+
+    @property
+    def packets(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def drops(self) -> dict[str, int]: ...
+
+
+def summarise(counters: Mapping[int, RingCounters]) -> str:
+    """By direction: frames, bytes, and drops with their reasons. Odd ring indices are what the guest sends."""
+    return "; ".join(
+        _direction(name, [ring for index, ring in counters.items() if index % 2 == odd])
+        for odd, name in ((1, "from the guest"), (0, "to the guest"))
+    )
+
+
+def _direction(name: str, rings: list[RingCounters]) -> str:
+    drops: Counter[str] = Counter()
+    for ring in rings:
+        drops.update(ring.drops)
+    frames, length = sum(ring.packets for ring in rings), sum(ring.bytes for ring in rings)
+    text = f"{frames} frames ({length} bytes) {name}"
+    if drops:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()))
+        text += f", dropped: {reasons}"
+    return text
