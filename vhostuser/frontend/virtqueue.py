@@ -139,15 +139,16 @@ class SplitVirtqueue(Generic[Token]):
         self._kick_checked = 0
         self._used_index = 0
 
-    def close(self) -> None:
-        """Give the ring's memory back; the device must have stopped."""
-        for chain in self._chains.values():
+    def close(self) -> list[Token]:
+        """Give the ring's memory back; the device must have stopped. The tokens of chains still in flight."""
+        chains, self._chains = self._chains, {}
+        for chain in chains.values():
             self._free_table(chain)
-        self._chains.clear()
         if self._owned:
             for gpa in (self.place.desc, self.place.avail, self.place.used):
                 self.memory.free(gpa)
         self._owned = False
+        return [chain.token for chain in chains.values()]
 
     @property
     def user_place(self) -> RingPlace:

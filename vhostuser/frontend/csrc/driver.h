@@ -97,7 +97,8 @@ struct vu_load_result {
     uint64_t lost;            /* given up on after lost_after_ns */
     uint64_t full;            /* turns that found a transmit ring full */
     uint64_t sleeps;
-    uint64_t elapsed_ns;
+    uint64_t elapsed_ns;                        /* less the time at the end in which nothing moved any more */
+    uint64_t last_moved;                        /* on CLOCK_MONOTONIC */
     uint64_t next_sent[VU_LOAD_MAX_QUEUES];     /* sequence numbers, by transmit queue */
     uint64_t next_received[VU_LOAD_MAX_QUEUES]; /* by the transmit queue that the stamp names */
 };

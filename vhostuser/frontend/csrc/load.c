@@ -113,7 +113,6 @@ static int run(const struct load *load, uint64_t start)
     const uint64_t end = start + options->duration_ns;
     const uint64_t patience = options->lost_after_ns != 0 ? options->lost_after_ns : UINT64_MAX;
     uint64_t now = start;
-    uint64_t last_moved = start;
 
     for (;;) {
         const int over = limit_reached(load, now, end);
@@ -127,21 +126,21 @@ static int run(const struct load *load, uint64_t start)
         }
         now = vu_now();
         if (sent || received) {
-            last_moved = now;
+            load->result->last_moved = now;
             continue;
         }
-        if (now - last_moved >= patience) {
+        if (now - load->result->last_moved >= patience) {
             load->result->lost += on_their_way(load);
-            last_moved = now;
             if (over) {
                 return 0;
             }
+            load->result->last_moved = now;
         }
         if ((options->flags & VU_LOAD_SLEEP) == 0) {
             vu_relax();
             continue;
         }
-        uint64_t nap = VU_MIN(VU_SLEEP_AT_MOST_NS, patience - (now - last_moved));
+        uint64_t nap = VU_MIN(VU_SLEEP_AT_MOST_NS, patience - (now - load->result->last_moved));
         if (options->duration_ns != 0 && now < end) {
             nap = VU_MIN(nap, end - now);
         }
@@ -167,7 +166,11 @@ int vu_load_run(struct vu_virtqueue **transmit, uint32_t transmit_count, struct 
         return failure;
     }
     const uint64_t start = vu_now();
+    if (result->last_moved == 0) {
+        result->last_moved = start;
+    }
     const int outcome = run(&load, start);
-    result->elapsed_ns += vu_now() - start;
+    const uint64_t end = (options->flags & VU_LOAD_SETTLE) != 0 ? result->last_moved : vu_now();
+    result->elapsed_ns += end > start ? end - start : 0;
     return outcome;
 }

@@ -1,0 +1,307 @@
+"""A network device as a driver holds it: the connection, what was negotiated, memory, ring places, eventfds.
+
+Here: bringing it up, stopping it, surviving a back-end that was restarted. Not here: what happens on the
+rings; `driver.py` does that in Python, `flood.py` in C.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypedDict, Unpack
+
+from vhostuser.errors import PeerError
+from vhostuser.frontend import orders
+from vhostuser.frontend.frontend import Frontend
+from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.net_header import header_size
+from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
+from vhostuser.frontend.timeouts import Deadline
+from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.wire.constants import Request
+from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
+
+DEFAULT_FEATURES = (
+    VirtioFeature.VERSION_1
+    | VirtioFeature.MRG_RXBUF
+    | VirtioFeature.INDIRECT_DESC
+    | VirtioFeature.EVENT_IDX
+    | VirtioFeature.PROTOCOL_FEATURES
+)
+"""What is acknowledged where it is offered, unless a driver is told otherwise: no offloads, no IN_ORDER.
+
+MQ is added for more than one pair.
+"""
+
+_SMALLEST_BUFFER = 2048
+_LARGEST_FRAME = 65550
+"""With segmentation offloads and without MRG_RXBUF one buffer has to hold this (virtio 1.x, 5.1.6.3.1)."""
+_BIG_FRAMES = (
+    VirtioFeature.GUEST_TSO4
+    | VirtioFeature.GUEST_TSO6
+    | VirtioFeature.GUEST_UFO
+    | VirtioFeature.GUEST_USO4
+    | VirtioFeature.GUEST_USO6
+)
+
+
+def _needed_for(pairs: int) -> VirtioFeature:
+    return VirtioFeature.MQ if pairs > 1 else VirtioFeature(0)
+
+
+class LinkOptions(TypedDict, total=False):
+    """Keyword arguments of `Link` and of everything made from it."""
+
+    order: Order | str
+    """The message order to speak in; "qemu" by default."""
+    queue_pairs: int
+    queue_size: int
+    """Entries of each ring, 256 by default."""
+    features: VirtioFeature
+    """Acknowledged where offered; `DEFAULT_FEATURES` by default."""
+    memory: GuestMemory
+    """Stays the caller's; one of 256 MiB is made, and owned, when none is given."""
+    buffer_size: int
+    """Of a receive buffer, header included; by default the least that the negotiated features allow."""
+    mtu: int
+    """Told to the back-end when the MTU features are negotiated."""
+    acks: Container[Request]
+    """Requests that ask for an acknowledgement, in place of those that the order would ask it for."""
+    kick_fds: bool
+    """False: no kick eventfds are passed, the back-end polls."""
+    segments: int
+    """Descriptors of a chain: 1 takes buffers whole, 2 puts the header apart, more cut the frame."""
+    indirect: bool
+    """Whether chains go through indirect tables; by default those of several segments do, if negotiated."""
+
+
+class Link:
+    """What a driver needs besides its queues. Owns the front-end, eventfds and, if it made it, the memory.
+
+    As a context manager it is running inside the block. Otherwise: `start`, `stop` and `start` again, and
+    `close` in the end.
+    """
+
+    def __init__(self, frontend: Frontend, **options: Unpack[LinkOptions]) -> None:
+        self.frontend = frontend
+        self.running = False
+        self._negotiated = False
+        self._owned_fds: list[int] = []
+        self._channel: tuple[socket.socket, socket.socket] | None = None
+        self._owned_memory: GuestMemory | None = None
+        try:
+            order = Order(options.get("order", Order.QEMU))
+            pairs = options.get("queue_pairs", 1)
+            size = options.get("queue_size", 256)
+            self._acks = options.get("acks", ACKS[order])
+            memory = options.get("memory")
+            if memory is None:
+                memory = self._owned_memory = GuestMemory(256 << 20)
+            self._wants_kick_fds = options.get("kick_fds", True)
+            self._buffer_size = options.get("buffer_size")
+            self._indirect = options.get("indirect")
+            self.segments = options.get("segments", 1)
+            self._channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.nic = Nic(
+                order=order,
+                wanted=options.get("features", DEFAULT_FEATURES | _needed_for(pairs)),
+                pairs=pairs,
+                rings=[self._ring(index, size) for index in range(2 * pairs)],
+                memory=memory,
+                channel_fd=self._channel[1].fileno(),
+                mtu=options.get("mtu"),
+            )
+            frontend.dialogue.acks = self._acks
+        except BaseException:
+            self._release()
+            raise
+
+    def _ring(self, index: int, size: int) -> Ring:
+        fds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(4)]
+        self._owned_fds += fds
+        kick, call, err, masked = fds
+        return Ring(index, size, kick if self._wants_kick_fds else None, call, err, masked)
+
+    @classmethod
+    def connect(cls, path: str | Path, **options: Unpack[LinkOptions]) -> Self:
+        return cls(Frontend.connect(path), **options)
+
+    @classmethod
+    def listen(cls, path: str | Path, **options: Unpack[LinkOptions]) -> Self:
+        """Wait for one back-end to connect."""
+        return cls(Frontend.listen(path), **options)
+
+    # What it is
+
+    @property
+    def features(self) -> VirtioFeature:
+        """What was negotiated; nothing before `negotiate`."""
+        return self.nic.features
+
+    @property
+    def protocol_features(self) -> ProtocolFeature:
+        return self.nic.protocol
+
+    @property
+    def memory(self) -> GuestMemory:
+        return self.nic.memory
+
+    @property
+    def queue_pairs(self) -> int:
+        return self.nic.pairs
+
+    @property
+    def header_size(self) -> int:
+        """Of the virtio-net header, with the features negotiated."""
+        return header_size(self.features)
+
+    @property
+    def buffer_size(self) -> int:
+        """Of one receive buffer, header included."""
+        if self._buffer_size is not None:
+            return self._buffer_size
+        if self.features & _BIG_FRAMES and VirtioFeature.MRG_RXBUF not in self.features:
+            return -(-(_LARGEST_FRAME + self.header_size) // 64) * 64
+        return _SMALLEST_BUFFER
+
+    @property
+    def indirect(self) -> bool:
+        """Whether chains go through indirect tables."""
+        negotiated = VirtioFeature.INDIRECT_DESC in self.features
+        wanted = self.segments > 1 if self._indirect is None else self._indirect
+        return negotiated and wanted
+
+    @property
+    def channel(self) -> socket.socket:
+        """Our end of the channel on which the back-end sends requests, if BACKEND_REQ was negotiated."""
+        assert self._channel is not None
+        return self._channel[0]
+
+    # Bringing it up and down
+
+    def negotiate(self) -> None:
+        """Features, protocol features, ownership; PeerError when the back-end cannot be driven."""
+        self.frontend.run_script(orders.negotiate(self.nic))
+        self._negotiated = True
+
+    def start(self) -> None:
+        """Negotiate if that was not done yet, make the queues ready, start the rings."""
+        if not self._negotiated:
+            self.negotiate()
+        self._prepare()
+        self.frontend.run_script(orders.start(self.nic))
+        self.running = True
+
+    def stop(self) -> None:
+        """Stop the rings. What the device has not used stays in them, and `start` goes on from there."""
+        self.running = False
+        self.frontend.run_script(orders.stop(self.nic))
+
+    def reset(self, features: VirtioFeature | None = None) -> None:
+        """What a guest that reboots does: stop if running, forget the rings, choose features anew."""
+        if self.running:
+            self.stop()
+        if features is not None:
+            self.nic.wanted = features
+        self.nic.features = self.nic.offered & self.nic.wanted
+        for ring in self.nic.rings:
+            ring.base = 0
+        self._forget()
+
+    def resume(self, frontend: Frontend) -> None:
+        """Go on with a back-end that was restarted: rings and memory are as they were when it went.
+
+        The position that each kind of front-end gives after such a loss differs: used index for QEMU, 0 for
+        virtio-user, avail index for Cloud Hypervisor. PeerError when features that are in use are not
+        offered any more.
+        """
+        self.frontend.close()
+        self.frontend = frontend
+        frontend.dialogue.acks = self._acks
+        before = self.nic.features
+        self.nic.owned = False
+        self.negotiate()
+        if missing := before & ~self.nic.offered:
+            raise PeerError(f"back-end no longer offers {', '.join(feature_names(missing))}")
+        self.nic.features = before
+        at_avail = self.nic.order is Order.CLOUD_HYPERVISOR
+        for ring in self.nic.rings:
+            place = self._places()[ring.index]
+            ring.base = self.memory.load_u16((place.avail if at_avail else place.used) + 2)
+        self.start()
+
+    def enable(self, pair: int, enable: bool) -> None:
+        """Switch both rings of a pair on or off, as a guest that changes its number of queues does."""
+        for ring in self.nic.pair(pair):
+            self.frontend.set_vring_enable(ring.index, enable)
+
+    def __enter__(self) -> Self:
+        if not self.running:
+            try:
+                self.start()
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up, which stops the rings at the back-end, and release everything owned."""
+        self.running = False
+        self.frontend.close()
+        self._forget()
+        self._release()
+
+    def _release(self) -> None:
+        fds, self._owned_fds = self._owned_fds, []
+        for fd in fds:
+            os.close(fd)
+        channel, self._channel = self._channel, None
+        for end in channel or ():
+            end.close()
+        memory, self._owned_memory = self._owned_memory, None
+        if memory is not None:
+            memory.close()
+
+    # For those who have queues
+
+    def _prepare(self) -> None:
+        """Make the queues if there are none, set each `Ring.place`, and lend receive buffers."""
+        raise NotImplementedError
+
+    def _places(self) -> Sequence[RingPlace]:
+        """Guest addresses of the rings, by index."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        """Release the queues, rings and buffers; the rings are stopped, `_prepare` makes new ones."""
+        raise NotImplementedError
+
+    def kick(self, index: int) -> None:
+        """Write to the kick eventfd of ring `index`, wanted or not."""
+        fd = self.nic.rings[index].kick_fd
+        if fd is not None:
+            os.eventfd_write(fd, 1)
+
+    def wait_for_call(self, indices: Iterable[int], deadline: Deadline) -> bool:
+        """Sleep until one of these rings is called, and read its eventfd; False when time is up first."""
+        poller = select.poll()
+        for index in indices:
+            fd = self.nic.rings[index].call_fd
+            assert fd is not None
+            poller.register(fd, select.POLLIN)
+        ready = poller.poll(deadline.left_ms)
+        for fd, _ in ready:
+            os.eventfd_read(fd)
+        return bool(ready)
