@@ -15,7 +15,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 NOT_SOURCE = shutil.ignore_patterns(
-    ".venv", ".git", ".cache", "build", "dist", "*.egg-info", "*.so", "__pycache__", ".*_cache", ".hypothesis"
+    ".venv",
+    ".coverage*",
+    ".git",
+    ".cache",
+    "build",
+    "dist",
+    "*.egg-info",
+    "*.so",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
 )
 
 
@@ -101,8 +111,9 @@ def test_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: Pat
         "from vhostuser import abi\n"
         "assert vhostuser.__file__.startswith(sys.argv[1]), vhostuser.__file__\n"
         "[abi.check_built(name, importlib.import_module(name).lib) for name in abi.HEADERS]\n"
-        "from vhostuser.cli.main import main\n"
-        "main(['--version'])\n"
+        "import runpy\n"
+        "sys.argv = ['vhostuser', '--version']\n"
+        "runpy.run_module('vhostuser', run_name='__main__')\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
 
