@@ -1,0 +1,62 @@
+"""A port that remembers and helpers that run when told to: what a NetDevice is tested with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vhostuser.datapath.port_ops import PortCaps
+from vhostuser.ports.base import ALL_OFFLOADS, MAX_FRAME
+from vhostuser.wire.features import VirtioFeature
+
+
+@dataclass
+class FakePort:
+    """Records each call in ``calls``; ``failing`` makes start raise."""
+
+    queues: int = 1
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    failing: Exception | None = None
+
+    @property
+    def caps(self) -> PortCaps:
+        return PortCaps(ALL_OFFLOADS, self.queues, MAX_FRAME)
+
+    def start(self, features: VirtioFeature) -> None:
+        self.calls.append(("start", features))
+        if self.failing is not None:
+            raise self.failing
+
+    def stop(self) -> None:
+        self.calls.append(("stop",))
+
+    def attach(self, queue: int, attached: bool) -> None:
+        self.calls.append(("attach", queue, attached))
+
+    def set_mtu(self, mtu: int) -> None:
+        self.calls.append(("set_mtu", mtu))
+
+    def inject(self, frame: bytes) -> None:
+        self.calls.append(("inject", frame))
+
+    def take_calls(self) -> list[tuple[object, ...]]:
+        taken, self.calls = self.calls, []
+        return taken
+
+
+@dataclass
+class StepHelper:
+    """A helper thread without a thread: work waits until `run` does it, one or all."""
+
+    jobs: list[tuple[Callable[[], None], Callable[[], None]]] = field(default_factory=list)
+
+    def submit(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        self.jobs.append((work, then))
+
+    def run(self, most: int = 1000) -> None:
+        for _ in range(most):
+            if not self.jobs:
+                return
+            work, then = self.jobs.pop(0)
+            work()
+            then()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from vhostuser.datapath.port_ops import PortCaps
+from vhostuser.net.offer import closed, protocol_offer, virtio_offer
+from vhostuser.ports.base import ALL_OFFLOADS, MAX_FRAME
+from vhostuser.wire.features import ProtocolFeature as P
+from vhostuser.wire.features import VirtioFeature as V
+
+NOTHING = V(0)
+CAPS = PortCaps(ALL_OFFLOADS, queues=256, max_frame=MAX_FRAME)
+USO = V.GUEST_USO4 | V.GUEST_USO6 | V.HOST_USO
+
+
+def offer(
+    disabled: V = NOTHING, *, uso: bool = False, config_space: bool = False, has_mac: bool = False
+) -> V:
+    return virtio_offer(CAPS, disabled=disabled, uso=uso, config_space=config_space, has_mac=has_mac)
+
+
+def test_offer_has_rings_offloads_and_what_qemu_forwards() -> None:
+    wanted = V.VERSION_1 | V.EVENT_IDX | V.INDIRECT_DESC | V.IN_ORDER | V.MRG_RXBUF | V.MQ | V.MTU
+    wanted |= V.CSUM | V.HOST_TSO4 | V.GUEST_TSO6 | V.GUEST_UFO | V.GUEST_ANNOUNCE
+
+    assert wanted in offer()
+
+
+def test_offer_has_nothing_that_this_version_does_not_serve() -> None:
+    assert not offer() & (V.RING_PACKED | V.ACCESS_PLATFORM | V.LOG_ALL | V.CTRL_VQ | V.MAC | V.STATUS)
+
+
+def test_offer_has_uso_only_where_configured() -> None:
+    assert not offer() & USO
+    assert USO in offer(uso=True)
+
+
+def test_offer_has_mac_and_status_only_with_a_config_space_of_ours() -> None:
+    assert offer(config_space=True) & (V.MAC | V.STATUS) == V.STATUS
+    assert V.MAC | V.STATUS in offer(config_space=True, has_mac=True)
+
+
+def test_offer_without_offloads_of_the_port_has_none() -> None:
+    plain = virtio_offer(
+        PortCaps(V(0), queues=1, max_frame=1514), disabled=V(0), uso=False, config_space=False, has_mac=False
+    )
+
+    assert not plain & ALL_OFFLOADS
+
+
+@pytest.mark.parametrize(
+    ("disabled", "gone"),
+    [
+        (V.CSUM, V.HOST_TSO4 | V.HOST_TSO6 | V.HOST_ECN | V.HOST_UFO | V.HOST_USO | V.GSO),
+        (
+            V.GUEST_CSUM,
+            V.GUEST_TSO4 | V.GUEST_TSO6 | V.GUEST_ECN | V.GUEST_UFO | V.GUEST_USO4 | V.GUEST_USO6,
+        ),
+        (V.HOST_TSO4 | V.HOST_TSO6, V.HOST_ECN),
+        (V.GUEST_TSO4 | V.GUEST_TSO6, V.GUEST_ECN),
+        (V.EVENT_IDX, V(0)),
+    ],
+)
+def test_offer_loses_what_depends_on_a_disabled_bit(disabled: V, gone: V) -> None:
+    # virtio 1.2, 5.1.3.1
+    left = offer(disabled, uso=True)
+
+    assert not left & (disabled | gone)
+    assert left == offer(uso=True) & ~(disabled | gone)
+
+
+def test_closed_leaves_a_consistent_offer_alone() -> None:
+    assert closed(offer(uso=True)) == offer(uso=True)
+
+
+def test_protocol_offer_has_config_only_with_a_config_space_of_ours() -> None:
+    # QEMU warns at each start when it is offered CONFIG for a network device.
+    assert P.CONFIG not in protocol_offer(disabled=P(0), config_space=False)
+    assert P.CONFIG in protocol_offer(disabled=P(0), config_space=True)
+
+
+def test_protocol_offer_has_what_this_version_serves() -> None:
+    assert protocol_offer(disabled=P.RARP, config_space=False) == (
+        P.MQ | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.RESET_DEVICE
+    )
