@@ -20,7 +20,8 @@ _Static_assert(offsetof(struct vu_used, ring) == offsetof(struct vring_used, rin
 _Static_assert(sizeof(struct vu_net_hdr) == sizeof(struct virtio_net_hdr_mrg_rxbuf), "net header size");
 _Static_assert(offsetof(struct vu_net_hdr, csum_offset) == offsetof(struct virtio_net_hdr, csum_offset),
                "csum_offset");
-_Static_assert(offsetof(struct vu_net_hdr, num_buffers) == offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers),
+_Static_assert(offsetof(struct vu_net_hdr, num_buffers) ==
+                   offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers),
                "num_buffers");
 _Static_assert(VU_DESC_NEXT == VRING_DESC_F_NEXT && VU_DESC_WRITE == VRING_DESC_F_WRITE &&
                    VU_DESC_INDIRECT == VRING_DESC_F_INDIRECT,

@@ -31,8 +31,8 @@ static vu_always_inline bool vu_burst_spent(const struct vu_burst *burst)
 }
 
 /* Ends a burst that completed `done` chains: one publish, one call decision, then the error, if any. */
-static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struct vu_vring *vring, uint32_t done,
-                                            int error)
+static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struct vu_vring *vring,
+                                            uint32_t done, int error)
 {
     if (done) {
         ops->publish(vring, (uint16_t)done);
@@ -65,7 +65,8 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
     most = VU_MIN(most, (uint32_t)available);
     scratch->tx_pieces.used = 0;
     while (count < most && scratch->tx_pieces.used < VU_BURST_PIECES) {
-        int result = ops->fetch(vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces, &scratch->tx[count]);
+        int result =
+            ops->fetch(vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces, &scratch->tx[count]);
 
         if (vu_unlikely(result)) {
             *error = result < 0 ? result : VU_OK;
@@ -78,9 +79,9 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
 
 /* Reads and checks a transmit chain's header.  -1: *header and *length (of the frame) are good; else the
    enum vu_drop. */
-static vu_always_inline int vu_dequeue_header(const struct vu_device *device, const struct vu_scratch *scratch,
-                                              const struct vu_chain *chain, struct vu_net_hdr *header,
-                                              uint32_t *length)
+static vu_always_inline int vu_dequeue_header(const struct vu_device *device,
+                                              const struct vu_scratch *scratch, const struct vu_chain *chain,
+                                              struct vu_net_hdr *header, uint32_t *length)
 {
     const struct iovec *pieces = &scratch->tx_pieces.piece[chain->first];
 
@@ -144,8 +145,8 @@ static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *op
             if (rx->fetched >= (uint32_t)available)
                 break;
         }
-        result = ops->fetch(rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX, &rx->scratch->rx_pieces,
-                            chain);
+        result = ops->fetch(rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
+                            &rx->scratch->rx_pieces, chain);
         if (vu_unlikely(result)) {
             rx->error = result < 0 ? result : VU_OK;
             break;
@@ -200,11 +201,13 @@ static vu_always_inline void vu_enqueue_commit(const struct vu_ring_ops *ops, st
 
 /* Copies a frame into receive chains.  -1, or the enum vu_drop (nothing is used then). */
 static vu_always_inline int vu_enqueue_copy(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
-                                            struct vu_net_hdr *header, struct vu_cursor frame, uint32_t length)
+                                            struct vu_net_hdr *header, struct vu_cursor frame,
+                                            uint32_t length)
 {
     uint32_t header_size = rx->device->header_size;
 
-    if (vu_unlikely(vu_enqueue_reserve(ops, rx, (uint64_t)header_size + length) < (uint64_t)header_size + length ||
+    if (vu_unlikely(vu_enqueue_reserve(ops, rx, (uint64_t)header_size + length) <
+                        (uint64_t)header_size + length ||
                     !vu_enqueue_header_fits(rx)))
         return vu_enqueue_refusal(rx);
     vu_iov_copy(vu_cursor_at(vu_enqueue_pieces(rx), header_size), frame, length);

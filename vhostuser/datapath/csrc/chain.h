@@ -53,8 +53,8 @@ static vu_always_inline int vu_translate(const struct vu_memory *memory, uint32_
 }
 
 /* Takes one descriptor into the chain.  `writable_seen` holds the order rule (virtio 1.2, 2.7.4.2). */
-static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                                         const struct vu_desc_copy *desc, bool *writable_seen,
+static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu_memory *memory,
+                                         int direction, const struct vu_desc_copy *desc, bool *writable_seen,
                                          struct vu_pieces *pieces, struct vu_chain *chain)
 {
     bool writable = desc->flags & VU_DESC_WRITE;
@@ -77,8 +77,8 @@ int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memor
                            struct vu_chain *chain);
 
 /* Walks the chain that starts at chain->head, which is already known to be below size. */
-static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                                          struct vu_pieces *pieces, struct vu_chain *chain)
+static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct vu_memory *memory,
+                                          int direction, struct vu_pieces *pieces, struct vu_chain *chain)
 {
     uint32_t start = pieces->used, left = vring->size, index = chain->head;
     bool writable_seen = false;

@@ -17,5 +17,4 @@
 #error "64-bit hosts only: guest addresses and mappings share one address space"
 #endif
 
-
 #endif

@@ -10,8 +10,8 @@
 /* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
 #define SYSCALL_PIECES 64
 
+/* The ring operations are passed beside it: in a struct whose address is taken they would not be constant. */
 struct tx {
-    const struct vu_ring_ops *ops;
     struct vu_pair *pair;
     struct vu_vring *vring;
     struct vu_scratch *scratch;
@@ -24,11 +24,12 @@ static vu_always_inline struct vu_cursor frame_at(const struct tx *tx, const str
     return vu_cursor_at(&tx->scratch->tx_pieces.piece[chain->first], tx->pair->device->header_size);
 }
 
-static vu_always_inline void tx_complete(struct tx *tx, struct vu_chain *chain, int drop)
+static vu_always_inline void tx_complete(const struct vu_ring_ops *ops, struct tx *tx, struct vu_chain *chain,
+                                         int drop)
 {
     if (vu_unlikely(drop >= 0))
         tx->vring->counters.drops[drop]++;
-    tx->ops->complete(tx->vring, (uint16_t)tx->done, chain);
+    ops->complete(tx->vring, (uint16_t)tx->done, chain);
     tx->done++;
 }
 
@@ -57,7 +58,8 @@ static int write_failed(struct tx *tx, int error)
     }
 }
 
-static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct vu_net_hdr *header, uint32_t length)
+static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct vu_net_hdr *header,
+                           uint32_t length)
 {
     struct iovec list[1 + SYSCALL_PIECES];
     uint32_t count = 1;
@@ -76,7 +78,7 @@ static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct v
     return written;
 }
 
-static vu_always_inline void burst_to_fd(struct tx *tx, struct vu_burst *burst)
+static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct tx *tx, struct vu_burst *burst)
 {
     while (tx->done < tx->fetched) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
@@ -97,11 +99,12 @@ static vu_always_inline void burst_to_fd(struct tx *tx, struct vu_burst *burst)
             }
         }
         burst->bytes += length;
-        tx_complete(tx, chain, drop);
+        tx_complete(ops, tx, chain, drop);
     }
 }
 
-static vu_always_inline void burst_to_same_pair(struct tx *tx, struct vu_burst *burst)
+static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, struct tx *tx,
+                                                struct vu_burst *burst)
 {
     struct vu_enqueue rx;
     bool open = vu_ring_runs(&tx->pair->vring[VU_RX]);
@@ -119,8 +122,8 @@ static vu_always_inline void burst_to_same_pair(struct tx *tx, struct vu_burst *
             vu_count_frame(&tx->vring->counters, &header, length);
             drop = vu_net_hdr_deliver(&copy, tx->pair->device->features);
             if (vu_likely(drop < 0))
-                drop = open ? vu_enqueue_copy(tx->ops, &rx, &copy, frame_at(tx, chain), length)
-                            : VU_DROP_NO_BUFFERS;
+                drop =
+                    open ? vu_enqueue_copy(ops, &rx, &copy, frame_at(tx, chain), length) : VU_DROP_NO_BUFFERS;
             /* Taken from the sender, not delivered: the receiver's loss. */
             if (vu_unlikely(drop >= 0)) {
                 rx.vring->counters.drops[drop]++;
@@ -128,13 +131,14 @@ static vu_always_inline void burst_to_same_pair(struct tx *tx, struct vu_burst *
             }
         }
         burst->bytes += length;
-        tx_complete(tx, chain, drop);
+        tx_complete(ops, tx, chain, drop);
     }
     if (open)
-        vu_enqueue_end(tx->ops, &rx);
+        vu_enqueue_end(ops, &rx);
 }
 
-static vu_always_inline void burst_to_nowhere(struct tx *tx, struct vu_burst *burst, int reason)
+static vu_always_inline void burst_to_nowhere(const struct vu_ring_ops *ops, struct tx *tx,
+                                              struct vu_burst *burst, int reason)
 {
     while (tx->done < tx->fetched) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
@@ -148,7 +152,7 @@ static vu_always_inline void burst_to_nowhere(struct tx *tx, struct vu_burst *bu
                 vu_count_frame(&tx->vring->counters, &header, length);
         }
         burst->bytes += length;
-        tx_complete(tx, chain, drop);
+        tx_complete(ops, tx, chain, drop);
     }
 }
 
@@ -156,26 +160,26 @@ static vu_always_inline void burst_to_nowhere(struct tx *tx, struct vu_burst *bu
 static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, struct vu_pair *pair,
                                                struct vu_burst *burst)
 {
-    struct tx tx = {.ops = ops, .pair = pair, .vring = &pair->vring[VU_TX], .scratch = pair->worker->scratch};
+    struct tx tx = {.pair = pair, .vring = &pair->vring[VU_TX], .scratch = pair->worker->scratch};
     int error;
 
     tx.fetched = vu_dequeue_fetch(ops, tx.vring, pair->device->memory, tx.scratch, VU_BURST, &error);
     if (vu_unlikely(tx.vring->enabled == VU_RING_DISABLED)) {
-        burst_to_nowhere(&tx, burst, VU_DROP_RING_DISABLED);
+        burst_to_nowhere(ops, &tx, burst, VU_DROP_RING_DISABLED);
     } else {
         switch (pair->port_kind) {
         case VU_PORT_FD:
-            burst_to_fd(&tx, burst);
+            burst_to_fd(ops, &tx, burst);
             break;
         case VU_PORT_ECHO:
-            burst_to_same_pair(&tx, burst);
+            burst_to_same_pair(ops, &tx, burst);
             break;
         case VU_PORT_SINK:
         case VU_PORT_SOURCE:
-            burst_to_nowhere(&tx, burst, -1);
+            burst_to_nowhere(ops, &tx, burst, -1);
             break;
         default:
-            burst_to_nowhere(&tx, burst, VU_DROP_PORT_DOWN);
+            burst_to_nowhere(ops, &tx, burst, VU_DROP_PORT_DOWN);
         }
     }
     burst->packets += tx.done;

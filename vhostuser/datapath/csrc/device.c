@@ -64,7 +64,8 @@ void vu_device_clear_fault(struct vu_device *device)
 
 void vu_device_fault(struct vu_device *device, struct vu_worker *worker, uintptr_t host)
 {
-    struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = VU_ERR_MEMORY_FAULT};
+    struct vu_event event = {
+        .kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = VU_ERR_MEMORY_FAULT};
 
     if (device->faulted)
         return;

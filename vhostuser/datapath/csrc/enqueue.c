@@ -28,8 +28,8 @@ static vu_always_inline void expect(struct vu_pair *pair, uint32_t length)
 
 /* One frame straight into the guest's buffers.  The length is not known before the read, so the chains
    that the expected frame needs come first and a private tail for the rest behind them. */
-static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair *pair, struct vu_net_hdr *header,
-                                           size_t *in_place)
+static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair *pair,
+                                           struct vu_net_hdr *header, size_t *in_place)
 {
     struct iovec list[1 + READ_PIECES + 1];
     uint32_t count = 1;
@@ -38,7 +38,8 @@ static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair
 
     list[0] = (struct iovec){header, sizeof(*header)};
     *in_place = vu_iov_slice(list, &count, 1 + READ_PIECES,
-                             vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size), VU_MIN(room, VU_FRAME_MAX));
+                             vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size),
+                             VU_MIN(room, VU_FRAME_MAX));
     list[count++] = (struct iovec){rx->scratch->tail, sizeof(rx->scratch->tail)};
     do
         length = readv(pair->port_fd, list, (int)count);
@@ -59,8 +60,8 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
     if (vu_unlikely(length > in_place)) {
         if (vu_enqueue_reserve(ops, rx, total) < total)
             return vu_enqueue_refusal(rx);
-        vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place), rx->scratch->tail,
-                       length - in_place);
+        vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place),
+                       rx->scratch->tail, length - in_place);
     }
     vu_enqueue_commit(ops, rx, header, length);
     return -1;
@@ -124,8 +125,20 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
 static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, struct vu_pair *pair,
                                               struct vu_burst *burst)
 {
-    static const uint8_t head[VU_ETH_HEADER] = {
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0, 1, SOURCE_ETHERTYPE >> 8, SOURCE_ETHERTYPE & 0xff};
+    static const uint8_t head[VU_ETH_HEADER] = {0xff,
+                                                0xff,
+                                                0xff,
+                                                0xff,
+                                                0xff,
+                                                0xff,
+                                                0x02,
+                                                0,
+                                                0,
+                                                0,
+                                                0,
+                                                1,
+                                                SOURCE_ETHERTYPE >> 8,
+                                                SOURCE_ETHERTYPE & 0xff};
     uint8_t *frame = pair->worker->scratch->linear;
     struct iovec piece = {frame, pair->frame_size};
     struct vu_enqueue rx;

@@ -23,7 +23,7 @@ extern __thread struct vu_guard *volatile vu_guard_current;
 
 /* Nonzero after a fault.  A macro, since sigsetjmp must stand in the frame that is unwound to.  The mask
    is not saved (250 ns against 5): the handler is installed with SA_NODEFER, so nothing is blocked. */
-#define VU_GUARD_ENTER(guard, guarded_memory)                                                                 \
+#define VU_GUARD_ENTER(guard, guarded_memory) \
     ((guard)->memory = (guarded_memory), vu_guard_current = (guard), sigsetjmp((guard)->unwind, 0))
 
 static inline void vu_guard_leave(void)

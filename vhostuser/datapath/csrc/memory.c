@@ -49,8 +49,8 @@ static int by_gpa(const void *left, const void *right)
     return (a->gpa > b->gpa) - (a->gpa < b->gpa);
 }
 
-struct vu_memory *vu_memory_map(const struct vu_region_setup *regions, uint32_t count, uint32_t *failed_region,
-                                int *failed_errno)
+struct vu_memory *vu_memory_map(const struct vu_region_setup *regions, uint32_t count,
+                                uint32_t *failed_region, int *failed_errno)
 {
     struct vu_memory *memory = calloc(1, sizeof(*memory));
 
@@ -95,7 +95,8 @@ int vu_memory_shrunk_region(const struct vu_memory *memory)
     for (uint32_t i = 0; i < memory->count; i++) {
         struct stat status;
 
-        if (fstat(memory->regions[i].fd, &status) == 0 && (uint64_t)status.st_size < memory->regions[i].file_end)
+        if (fstat(memory->regions[i].fd, &status) == 0 &&
+            (uint64_t)status.st_size < memory->regions[i].file_end)
             return (int)i;
     }
     return -1;

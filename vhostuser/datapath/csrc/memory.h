@@ -23,8 +23,8 @@ struct vu_memory;
 
 /* Maps all regions, MAP_SHARED, read-write, left out of core dumps.  NULL on failure, with the index of
    the region at fault and errno. The caller owns one reference. */
-struct vu_memory *vu_memory_map(const struct vu_region_setup *regions, uint32_t count, uint32_t *failed_region,
-                                int *failed_errno);
+struct vu_memory *vu_memory_map(const struct vu_region_setup *regions, uint32_t count,
+                                uint32_t *failed_region, int *failed_errno);
 void vu_memory_get(struct vu_memory *memory);
 /* Drops one reference; the last one unmaps (50 ms for 1 GiB of touched 4 KiB pages: never on the loop). */
 void vu_memory_put(struct vu_memory *memory);

@@ -62,9 +62,9 @@ struct vu_vring {
     const struct vu_desc *desc;
     struct vu_avail *avail;
     struct vu_used *used;
-    uint32_t size;       /* entries; a power of two for the split format */
-    uint16_t position;   /* next avail index, and used->idx: see rule 2 */
-    uint16_t signalled;  /* used->idx at the last call decision */
+    uint32_t size;        /* entries; a power of two for the split format */
+    uint16_t position;    /* next avail index, and used->idx: see rule 2 */
+    uint16_t signalled;   /* used->idx at the last call decision */
     bool signalled_valid; /* false until the first decision after a start: that one always calls */
     bool event_idx;
     bool indirect;
@@ -129,7 +129,8 @@ struct vu_ring_ops {
 };
 
 /* Records why, for the event; returns error so that callers can `return vu_trouble(...)`. */
-static inline int vu_trouble(struct vu_vring *vring, int error, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+static inline int vu_trouble(struct vu_vring *vring, int error, uint64_t a, uint64_t b, uint64_t c,
+                             uint64_t d)
 {
     vring->trouble[0] = a;
     vring->trouble[1] = b;

@@ -37,7 +37,8 @@ static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct 
     return vu_chain_walk(vring, memory, direction, pieces, chain);
 }
 
-static vu_always_inline void vu_split_complete(struct vu_vring *vring, uint16_t k, const struct vu_chain *chain)
+static vu_always_inline void vu_split_complete(struct vu_vring *vring, uint16_t k,
+                                               const struct vu_chain *chain)
 {
     struct vu_used_elem *elem =
         &vring->used->ring[(uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1)];

@@ -24,7 +24,13 @@ struct vu_device {
 #define VU_READY_RX 2
 
 /* What an epoll event stands for. */
-enum vu_source_kind { VU_SOURCE_KICK_RX = 0, VU_SOURCE_KICK_TX = 1, VU_SOURCE_PORT = 2, VU_SOURCE_TIMER, VU_SOURCE_WAKE };
+enum vu_source_kind {
+    VU_SOURCE_KICK_RX = 0,
+    VU_SOURCE_KICK_TX = 1,
+    VU_SOURCE_PORT = 2,
+    VU_SOURCE_TIMER,
+    VU_SOURCE_WAKE
+};
 
 struct vu_source {
     struct vu_pair *pair;

@@ -25,8 +25,10 @@ void vu_vring_call(struct vu_vring *vring)
 
 void vu_vring_break(struct vu_vring *vring, int error)
 {
-    struct vu_event event = {
-        .kind = VU_EVENT_RING_BROKEN, .device = vring->pair->device->id, .ring = vring->index, .error = error};
+    struct vu_event event = {.kind = VU_EVENT_RING_BROKEN,
+                             .device = vring->pair->device->id,
+                             .ring = vring->index,
+                             .error = error};
 
     vring->state = VU_VRING_BROKEN;
     vring->error = error;
@@ -68,7 +70,8 @@ static int watch_kick(struct vu_vring *vring)
     struct vu_pair *pair = vring->pair;
     /* Edge-triggered and never read: each write of the driver is one edge, and no wake-up is left over. */
     struct epoll_event event = {.events = EPOLLIN | EPOLLET,
-                                .data.ptr = &pair->sources[vring->index & 1 ? VU_SOURCE_KICK_TX : VU_SOURCE_KICK_RX]};
+                                .data.ptr =
+                                    &pair->sources[vring->index & 1 ? VU_SOURCE_KICK_TX : VU_SOURCE_KICK_RX]};
 
     if (vring->kick_fd < 0) {
         vu_worker_poll_rings(pair->worker, 1);
@@ -132,7 +135,8 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
 
 bool vu_vring_first_look(struct vu_vring *vring)
 {
-    struct vu_event event = {.kind = VU_EVENT_RING_STARTED, .device = vring->pair->device->id, .ring = vring->index};
+    struct vu_event event = {
+        .kind = VU_EVENT_RING_STARTED, .device = vring->pair->device->id, .ring = vring->index};
     uint16_t used_idx = vu_acquire_le16(&vring->used->idx), avail_idx = vu_acquire_le16(&vring->avail->idx);
 
     /* Every ring that we leave has base == used->idx.  Where they differ the front-end lost the position
@@ -144,7 +148,8 @@ bool vu_vring_first_look(struct vu_vring *vring)
     event.value[2] = used_idx;
     event.value[3] = avail_idx;
     if ((uint16_t)(avail_idx - used_idx) > vring->size) {
-        vu_vring_break(vring, vu_trouble(vring, VU_ERR_AVAIL_INDEX, avail_idx, used_idx, vring->size, vring->base));
+        vu_vring_break(vring,
+                       vu_trouble(vring, VU_ERR_AVAIL_INDEX, avail_idx, used_idx, vring->size, vring->base));
         return false;
     }
     vring->state = VU_VRING_RUNNING;

@@ -38,8 +38,8 @@ struct vu_worker *vu_worker_new(void)
     /* Reserved, not touched: 1.3 MiB of address space, of which a usual burst uses a few pages. */
     worker->scratch = mmap(NULL, sizeof(*worker->scratch), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (worker->epoll_fd < 0 || worker->timer_fd < 0 || worker->wake_fd < 0 || worker->scratch == MAP_FAILED ||
-        watch(worker, worker->timer_fd, &worker->timer_source) ||
+    if (worker->epoll_fd < 0 || worker->timer_fd < 0 || worker->wake_fd < 0 ||
+        worker->scratch == MAP_FAILED || watch(worker, worker->timer_fd, &worker->timer_source) ||
         watch(worker, worker->wake_fd, &worker->wake_source)) {
         int error = errno;
 
