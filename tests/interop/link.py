@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -10,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.interop.netns import Capture, Namespace
 from tests.interop.process import Program
@@ -74,18 +74,51 @@ class Link:
     def capture(self) -> Capture:
         return Capture(self.namespace, self.tap)
 
-    def tcp(self, to_guest: bool, mib: int = 48, streams: int = 1, folder: Path | None = None) -> Transfer:
-        """Send so much by TCP and return what arrived; iperf3 runs as the server on the host."""
-        where = folder or self.guest.log_path.parent
+    def tcp(self, to_guest: bool, mib: int = 48, streams: int = 1) -> Transfer:
+        """Send so much by TCP with iperf3 (its server is on the host) and return what the receiver counted.
+
+        AssertionError if much is missing. A little may: the receiver stops counting when the sender says
+        that it is done, with what is in buffers unread. check_content() looks at every octet.
+        """
+        extent = ["-n", f"{mib}M", "-P", str(streams)]
+        result = self.iperf3(to_guest, *extent)
+        assert result.octets > (mib << 20) * 3 // 4, f"{result.octets} of {mib} MiB arrived"
+        return result
+
+    def iperf3(self, to_guest: bool, *words: str) -> Transfer:
+        """Run iperf3's client in the guest with these words, against a server on the host."""
         server = ["iperf3", "-s", "-1", "-B", self.host, "--forceflush"]
-        with Program(self.namespace.enter(*server), where / "iperf3.log") as peer:
+        log = self.guest.log_path.with_name("iperf3.log")
+        with Program(self.namespace.enter(*server), log) as peer:
             peer.wait_log("Server listening")
-            reverse = " -R" if to_guest else ""
-            text = self.guest.sh(f"iperf3 -c {self.host} -J -n {mib}M -P {streams}{reverse}", timeout=60)
-        end = json.loads(text)["end"]
-        # The receiver's word counts: the guest's when it receives, else what the server reported back.
-        total = end["sum_received"]
+            command = ["iperf3", "-c", self.host, "-J", *words, *(["-R"] if to_guest else [])]
+            text = self.guest.sh(" ".join(command), timeout=60)
+        total = json.loads(text)["end"]["sum_received"]
         return Transfer(int(total["bytes"]), float(total["bits_per_second"]))
+
+    @contextmanager
+    def flood(self) -> Iterator[None]:
+        """Throw datagrams at the guest from the kernel while the block runs, whether it listens or not."""
+        ending = threading.Event()
+        datagrams = self.namespace.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+        def send() -> None:
+            # The pause between bursts leaves the other core something to do; the count is the bound.
+            for _ in range(20_000):
+                if ending.wait(0.002):
+                    break
+                for _ in range(16):
+                    with contextlib.suppress(OSError):  # no carrier, no neighbour: it comes back
+                        datagrams.sendto(bytes(1400), (self.address, 9))
+
+        with datagrams:
+            thread = threading.Thread(target=send)
+            thread.start()
+            try:
+                yield
+            finally:
+                ending.set()
+                thread.join()
 
     def check_content(self) -> None:
         """Copy 8 MiB by TCP each way: the same octets must arrive, not only as many.

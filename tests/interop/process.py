@@ -6,6 +6,7 @@ to say to it, is in the file of its name.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -108,9 +109,11 @@ class Program:
     def wait_exit(self, timeout: float = 10) -> int:
         """The exit status, once the program has ended by itself."""
         try:
-            return self._process.wait(timeout)
+            status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise NotSeen(f"it did not end in {timeout:g} s\n{self.describe()}") from None
+        self._close_input()
+        return status
 
     def terminate(self, timeout: float = 5) -> int:
         """SIGTERM, and the exit status that follows."""
@@ -121,8 +124,12 @@ class Program:
         """SIGKILL: the program has no say in it. Nothing happens if it has ended already."""
         self._process.kill()
         self._process.wait(10)
+        self._close_input()
+
+    def _close_input(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def __enter__(self) -> Self:
         return self

@@ -25,7 +25,7 @@ from tests.interop.qmp import Qmp
 QEMU = "qemu-system-x86_64"
 BOOT_SECONDS = 60.0
 MEMORY_MIB = 256
-HOT_INDEX = 9
+FIRST_PLUGGED = 9
 NUMBERS = ("vectors", "host_mtu")
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
@@ -108,6 +108,7 @@ class Guest(Program):
         self._console_path = folder / "console.log"
         self._shell: socket.socket | None = None
         self._qmp: Qmp | None = None
+        self._plugged = 0
         argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"]
         argv += ["-smp", str(cpus)]
         argv += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(MEMORY_MIB)]
@@ -151,7 +152,8 @@ class Guest(Program):
     @contextmanager
     def plugged(self, nic: VhostUserNic, interface: str) -> Iterator[None]:
         """Plug a NIC into the running guest, wait for its interface, and pull it out after the block."""
-        index = HOT_INDEX
+        self._plugged += 1
+        index = FIRST_PLUGGED + self._plugged
         address = {"type": "unix", "data": {"path": str(nic.path)}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
         self.qmp.execute("chardev-add", id=f"chr{index}", backend=backend)
@@ -161,13 +163,15 @@ class Guest(Program):
         texts = dict(pair.split("=", 1) for pair in pairs)
         device = {name: int(text) if name in NUMBERS else text for name, text in texts.items()}
         self.qmp.execute("device_add", driver=driver, **device)
-        present = f"test -e /sys/class/net/{interface} && echo yes"
-        self.wait_for(f"{interface} in the guest", lambda: "yes" in self.sh(present, check=False), 15)
-        yield
-        self.qmp.execute("device_del", id=device["id"])
-        self.qmp.wait_event("DEVICE_DELETED", device["id"])
-        # The chardev goes with it.
-        self.qmp.execute("netdev_del", id=f"net{index}")
+        try:
+            present = f"test -e /sys/class/net/{interface} && echo yes"
+            self.wait_for(f"{interface} in the guest", lambda: "yes" in self.sh(present, check=False), 15)
+            yield
+        finally:
+            self.qmp.execute("device_del", id=device["id"])
+            self.qmp.wait_event("DEVICE_DELETED", device["id"])
+            # The chardev goes with it.
+            self.qmp.execute("netdev_del", id=f"net{index}")
 
     def reset(self) -> None:
         """Push the reset button and wait for the guest to be up again."""

@@ -38,7 +38,11 @@ def tap_rig(folder: Path, namespace: Namespace, queues: int = 1, port: str = "ta
         with Guest(folder, [VhostUserNic(socket, queues)], namespace, cpus=queues) as guest:
             guest.boot()
             rig = Rig(folder, namespace, socket, server, guest)
-            rig.link.up()
-            yield rig
-            rig.guest.kill()
-        rig.server.stop()
+            try:
+                rig.link.up()
+                yield rig
+                rig.guest.kill()
+                rig.server.stop()
+            finally:
+                rig.guest.kill()
+                rig.server.kill()

@@ -41,7 +41,11 @@ class Server(Program):
         """Wait until the socket listens, without a connection that the server would take for a front-end."""
 
         def listens() -> bool:
-            for line in Path(f"/proc/{self.pid}/net/unix").read_text().splitlines():
+            try:
+                table = Path(f"/proc/{self.pid}/net/unix").read_text()
+            except FileNotFoundError:
+                return False
+            for line in table.splitlines():
                 columns = line.split()
                 if columns[-1] == str(path) and columns[3] == LISTENING:
                     return True

@@ -17,7 +17,10 @@ from tests.interop.server_process import Server
 
 # Bits of the virtio specification that the guest's own list of negotiated features is checked for.
 BITS = {"CSUM": 0, "GUEST_CSUM": 1, "MRG_RXBUF": 15, "INDIRECT_DESC": 28, "EVENT_IDX": 29, "VERSION_1": 32}
-SEGMENTS = [f"{side}_{kind}" for side in ("GUEST", "HOST") for kind in ("TSO4", "TSO6", "ECN", "UFO")]
+# GSO is what legacy drivers call all of HOST_*.
+SEGMENTS = [f"{side}_{kind}" for side in ("GUEST", "HOST") for kind in ("TSO4", "TSO6", "ECN", "UFO")] + [
+    "GSO"
+]
 
 
 @pytest.fixture(scope="module")
