@@ -27,7 +27,11 @@ def test_summarise_adds_up_the_rings_of_each_direction() -> None:
 
 def test_summarise_names_each_reason_of_a_drop_once() -> None:
     text = summarise(
-        {0: counters(0, 0, {"runt": 1}), 2: counters(0, 0, {"runt": 2, "no_buffers": 5}), 1: counters(0, 0, {})}
+        {
+            0: counters(0, 0, {"runt": 1}),
+            2: counters(0, 0, {"runt": 2, "no_buffers": 5}),
+            1: counters(0, 0, {}),
+        }
     )
 
     assert text.endswith("0 frames (0 bytes) to the guest, dropped: no_buffers 5, runt 3")
