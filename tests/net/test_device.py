@@ -333,3 +333,30 @@ def test_fault_asks_for_the_front_end_to_be_disconnected(rig: Rig) -> None:
 
     assert rig.device.on_event(broken)
     assert not rig.device.on_event(faulted)
+
+
+def test_ring_that_is_kicked_but_stays_empty_points_at_private_memory(rig: Rig) -> None:
+    # With share=off QEMU passes an fd whose pages the guest never writes to.
+    rig.start(1)
+    for _ in range(3):
+        kick = os.eventfd(0)
+        rig.device.set_vring_kick(1, os.dup(kick))
+        os.eventfd_write(kick, 1)
+        os.close(kick)
+        rig.settle()
+
+    assert "share=on" in rig.device.idle_reasons()[1]
+
+
+def test_ring_that_is_kicked_and_used_is_fine(rig: Rig) -> None:
+    rig.start(1)
+    queue = rig.virtqueue(1)
+    gpa = rig.memory.alloc(64)
+    for token in range(4):
+        queue.add([Segment(gpa, 64)], [], token)
+        queue.publish()
+        kick = os.eventfd(1)
+        rig.device.set_vring_kick(1, kick)
+        rig.settle()
+
+    assert rig.device.idle_reasons() == {}

@@ -30,6 +30,13 @@ QUEUE_NUM = 128
 """GET_QUEUE_NUM: pairs to QEMU, rings to Cloud Hypervisor; true in both readings for up to 64 pairs."""
 QUEUE_NUM_MANY = 256
 
+KICKS_FOR_NOTHING = 3
+"""QEMU kicks once by itself at each start, and a driver may once more."""
+PRIVATE_MEMORY = (
+    "the guest kicks it, but it stays empty: guest memory is probably not shared "
+    "(QEMU: share=on at the memory backend; Cloud Hypervisor: --memory shared=on)"
+)
+
 
 class NetDevice:
     """Implements `session.device.Device`. Not thread-safe: lives where its session lives.
@@ -199,14 +206,21 @@ class NetDevice:
         }
 
     def idle_reasons(self) -> dict[int, str]:
-        """Why rings that were started or partly set up do not run, in words; empty when all is well."""
+        """Why rings that were started or partly set up do nothing, in words; empty when all is well."""
         reasons = {}
         for index, ring in sorted(self._rings.items()):
-            if ring.runs or not (ring.state.is_started or ring.addr):
-                continue
-            lacking = ring.missing() + ([] if self._memory else ["SET_MEM_TABLE"])
-            reasons[index] = ring.refusal or f"{' and '.join(lacking) or 'the port'} has not come yet"
+            if ring.runs:
+                if self._seems_private(index):
+                    reasons[index] = PRIVATE_MEMORY
+            elif ring.state.is_started or ring.addr:
+                lacking = ring.missing() + ([] if self._memory else ["SET_MEM_TABLE"])
+                reasons[index] = ring.refusal or f"{' and '.join(lacking) or 'the port'} has not come yet"
         return reasons
+
+    def _seems_private(self, index: int) -> bool:
+        """The guest kicks a transmit ring that stays empty in our view: it writes to another copy."""
+        counters = self._packet.pair(index // 2).counters(index % 2)
+        return index % 2 == 1 and counters.chains == 0 and counters.kicks >= KICKS_FOR_NOTHING
 
     # How it comes to run
 

@@ -24,8 +24,8 @@ MESSAGE_SECONDS = 5.0
 """From a message's first byte to its last."""
 SILENCE_SECONDS = 30.0
 """From the connection to the first message."""
-LOOK_BACK_SECONDS = 1.0
-"""After the last message about a ring: time to say why one does not run."""
+LOOK_BACK_SECONDS = (1.0, 10.0)
+"""After the last message: time to say why a ring does not run, and later why one that runs stays empty."""
 
 
 class Backend:
@@ -157,8 +157,13 @@ class Backend:
         """Looks once more when the front-end has been quiet: rings that wait then wait for something."""
         if self._look_back is not None:
             self._look_back.cancel()
-        self._look_back = self._loop.call_later(LOOK_BACK_SECONDS, self._report_idle_rings)
+        self._look_back = self._loop.call_later(LOOK_BACK_SECONDS[0], self._report_idle_rings, 0, {})
 
-    def _report_idle_rings(self) -> None:
-        for index, reason in self._device.idle_reasons().items():
-            self._log.warning("ring %d does not run: %s", index, reason)
+    def _report_idle_rings(self, look: int, reported: dict[int, str]) -> None:
+        reasons = self._device.idle_reasons()
+        for index, reason in reasons.items():
+            if reported.get(index) != reason:
+                self._log.warning("ring %d does nothing: %s", index, reason)
+        if look + 1 < len(LOOK_BACK_SECONDS):
+            wait = LOOK_BACK_SECONDS[look + 1]
+            self._look_back = self._loop.call_later(wait, self._report_idle_rings, look + 1, reasons)

@@ -19,7 +19,7 @@ class RingCounters(Protocol):
 
 
 def summarise(counters: Mapping[int, RingCounters]) -> str:
-    """By direction: frames, bytes, and drops with their reasons. Odd ring indices are what the guest sends."""
+    """By direction: frames, bytes, drops with their reasons. Odd ring indices are what the guest sends."""
     return "; ".join(
         _direction(name, [ring for index, ring in counters.items() if index % 2 == odd])
         for odd, name in ((1, "from the guest"), (0, "to the guest"))
