@@ -7,9 +7,21 @@ mistake in one is not repeated in the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.virtqueue import RingPlace
+
+
+class Memory(Protocol):
+    """What a device does with guest memory."""
+
+    def read(self, gpa: int, length: int) -> bytes: ...
+    def write(self, gpa: int, content: bytes) -> None: ...
+    def load_u16(self, gpa: int) -> int: ...
+    def store_u16(self, gpa: int, value: int) -> None: ...
+    def load_u32(self, gpa: int) -> int: ...
+    def store_u32(self, gpa: int, value: int) -> None: ...
+    def load_u64(self, gpa: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Fetched:
 class LockstepDevice:
     """The device's end of one split ring."""
 
-    def __init__(self, memory: GuestMemory, size: int, place: RingPlace, *, event_idx: bool = False) -> None:
+    def __init__(self, memory: Memory, size: int, place: RingPlace, *, event_idx: bool = False) -> None:
         self.memory = memory
         self.size = size
         self.place = place
@@ -60,6 +72,12 @@ class LockstepDevice:
                 return chain
             index = following
         raise AssertionError(f"chain at head {head} has no end")
+
+    def fetch_all(self) -> list[Fetched]:
+        chains = []
+        while (chain := self.fetch()) is not None:
+            chains.append(chain)
+        return chains
 
     def read(self, chain: Fetched) -> bytes:
         return b"".join(self.memory.read(gpa, length) for gpa, length in chain.readable)

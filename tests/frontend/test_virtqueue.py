@@ -120,7 +120,7 @@ def test_chains_come_back_out_of_order(memory: GuestMemory) -> None:
     for name in ("a", "b", "c"):
         queue.add([piece], [], name)
     queue.publish()
-    heads = [chain.head for chain in (device.fetch(), device.fetch(), device.fetch()) if chain]
+    heads = [chain.head for chain in device.fetch_all()]
     for head in reversed(heads):
         device.push(head, 0)
     device.publish()
@@ -148,7 +148,7 @@ def test_in_order_batch_of_one_entry_gives_back_every_chain(memory: GuestMemory)
     for name in "abcd":
         queue.add([piece], [], name)
     queue.publish()
-    heads = [chain.head for chain in iter(device.fetch, None) if chain]
+    heads = [chain.head for chain in device.fetch_all()]
     device.push(heads[2], 0, covers=3)
     device.push(heads[3], 0)
     device.publish()
@@ -284,6 +284,12 @@ def test_close_gives_back_ring_and_indirect_tables(memory: GuestMemory) -> None:
     queue.add([piece, piece], [], "frame", indirect=True)
     queue.close()
     assert memory.alloc(16) == before
+
+
+def test_close_names_the_chains_that_never_came_back(memory: GuestMemory) -> None:
+    queue, _ = pair_up(memory)
+    queue.add([text(memory, b"x")], [], "lost")
+    assert queue.close() == ["lost"]
 
 
 def test_raw_writes_put_any_value_anywhere(memory: GuestMemory) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-SCALE_VARIABLE = "VHOSTUSER_TEST_TIMEOUT_SCALE"
+SCALE_VARIABLE = "VHOSTUSER_TIMEOUT_SCALE"
 
 
 def scaled(seconds: float) -> float:
