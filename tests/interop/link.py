@@ -31,13 +31,17 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One network between a guest and the kernel of the host: 10.0.N.2 in the guest, 10.0.N.1 on the tap."""
+    """One network between a guest and the kernel of the host: 10.0.N.2 in the guest, 10.0.N.1 on the tap.
+
+    `peer` is another address of the host for iperf3, should it not be that one.
+    """
 
     guest: Guest
     namespace: Namespace
     interface: str = "eth0"
     tap: str = "vt0"
     number: int = 0
+    peer: str = ""
 
     @property
     def host(self) -> str:
@@ -87,11 +91,12 @@ class Link:
 
     def iperf3(self, to_guest: bool, *words: str) -> Transfer:
         """Run iperf3's client in the guest with these words, against a server on the host."""
-        server = ["iperf3", "-s", "-1", "-B", self.host, "--forceflush"]
+        peer_address = self.peer or self.host
+        server = ["iperf3", "-s", "-1", "-B", peer_address, "--forceflush"]
         log = self.guest.log_path.with_name("iperf3.log")
         with Program(self.namespace.enter(*server), log) as peer:
             peer.wait_log("Server listening")
-            command = ["iperf3", "-c", self.host, "-J", *words, *(["-R"] if to_guest else [])]
+            command = ["iperf3", "-c", peer_address, "-J", *words, *(["-R"] if to_guest else [])]
             text = self.guest.sh(" ".join(command), timeout=60)
         total = json.loads(text)["end"]["sum_received"]
         return Transfer(int(total["bytes"]), float(total["bits_per_second"]))

@@ -1,8 +1,8 @@
 """A network namespace of the test's own, and what the kernel saw on an interface in it.
 
 The namespace belongs to a process that sleeps and vanishes with its last process, so that nothing (no
-/run/netns, no tap) stays behind whatever happens. No mount namespace beside it: in a plain chroot, whose root is
-no mount point, none can be made without its mounts showing outside.
+/run/netns, no tap) stays behind whatever happens. No mount namespace beside it: in a plain chroot, whose
+root is no mount point, none can be made without its mounts showing outside.
 """
 
 from __future__ import annotations

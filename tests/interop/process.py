@@ -20,6 +20,7 @@ from typing import Self, TypeVar
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.02
+TIMEOUT_SCALE = float(os.environ.get("VHOSTUSER_TIMEOUT_SCALE", "1"))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def wait_until(what: str, probe: Callable[[], T | None], timeout: float, note: C
 
     `note` adds what is known about the failure (a log, counters) to the message.
     """
-    end = time.monotonic() + timeout
+    end = time.monotonic() + timeout * TIMEOUT_SCALE
     while True:
         answer = probe()
         if answer:
@@ -109,7 +110,7 @@ class Program:
     def wait_exit(self, timeout: float = 10) -> int:
         """The exit status, once the program has ended by itself."""
         try:
-            status = self._process.wait(timeout)
+            status = self._process.wait(timeout * TIMEOUT_SCALE)
         except subprocess.TimeoutExpired:
             raise NotSeen(f"it did not end in {timeout:g} s\n{self.describe()}") from None
         self._close_input()

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from tests.interop.guest_image import build_guest_image
 from tests.interop.netns import Namespace
-from tests.interop.process import NotSeen, Program
+from tests.interop.process import TIMEOUT_SCALE, NotSeen, Program
 from tests.interop.qmp import Qmp
 
 QEMU = "qemu-system-x86_64"
 BOOT_SECONDS = 60.0
 MEMORY_MIB = 256
 FIRST_PLUGGED = 9
-NUMBERS = ("vectors", "host_mtu")
+NUMBERS = ("vectors", "host_mtu", "rx_queue_size", "tx_queue_size")
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
@@ -245,7 +245,7 @@ class Guest(Program):
 
     def _read_until(self, pattern: re.Pattern[str], timeout: float, command: str) -> re.Match[str]:
         assert self._shell is not None
-        end = time.monotonic() + timeout
+        end = time.monotonic() + timeout * TIMEOUT_SCALE
         text = ""
         while not (found := pattern.search(text)):
             self._shell.settimeout(max(end - time.monotonic(), 0.001))

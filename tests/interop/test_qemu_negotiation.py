@@ -22,6 +22,9 @@ SEGMENTS = [f"{side}_{kind}" for side in ("GUEST", "HOST") for kind in ("TSO4", 
     "GSO"
 ]
 
+LEGACY = "disable-modern=on,disable-legacy=off"
+DEEP_RINGS = "rx_queue_size=1024,tx_queue_size=1024"
+
 
 @pytest.fixture(scope="module")
 def guest(shared_folder: Path, shared_namespace: Namespace) -> Iterator[Guest]:
@@ -49,7 +52,7 @@ def negotiated(guest: Guest) -> set[str]:
     ],
     ids=["everything", "mrg", "mrg-tso", "event", "indirect", "all-three", "offloads"],
 )
-@pytest.mark.parametrize("device", ["", "disable-modern=on,disable-legacy=off"], ids=["modern", "legacy"])
+@pytest.mark.parametrize("device", ["", LEGACY], ids=["modern", "legacy"])
 def test_data_both_ways_without(
     without: list[str], device: str, guest: Guest, folder: Path, shared_namespace: Namespace
 ) -> None:
@@ -71,5 +74,28 @@ def test_data_both_ways_without(
             assert (seen.to_guest.longest > ETHERNET_FRAME) == segments
             assert (seen.from_guest.longest > ETHERNET_FRAME) == segments
             assert guest.sh("cat /sys/class/net/eth0/statistics/rx_errors").strip() == "0"
+        server.stop()
+    shared_namespace.wait_no_link("vt0")
+
+
+def test_rings_of_1024_and_ipv6(guest: Guest, folder: Path, shared_namespace: Namespace) -> None:
+    path = folder / "vm1.sock"
+    words = ("--socket-path", str(path), "--port", "tap:vt0")
+    with Server(folder, *words, namespace=shared_namespace) as server:
+        server.wait_listening(path)
+        with guest.plugged(VhostUserNic(path, device=DEEP_RINGS), "eth0"):
+            link = Link(guest, shared_namespace)
+            link.up()
+            shared_namespace.run("ip", "address", "add", "fd00::1/64", "dev", "vt0", "nodad")
+            guest.sh("ip addr add fd00::2/64 dev eth0")
+            for word in ("rx", "tx"):
+                assert "1024" in guest.sh(f"ethtool -g eth0 | grep -i '^{word}:'")
+            link.check_content()
+            six = Link(guest, shared_namespace, peer="fd00::1")
+            for to_guest in (False, True):
+                with link.capture() as seen:
+                    six.tcp(to_guest)
+                direction = seen.to_guest if to_guest else seen.from_guest
+                assert direction.over_ethernet > 100
         server.stop()
     shared_namespace.wait_no_link("vt0")

@@ -90,9 +90,17 @@ def test_echo_returns_every_packet(
         assert served(server) == (counts.sent, counts.received)
 
 
-def test_echo_with_dpdks_vectorized_receive_path(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mrg_rxbuf": 0, "in_order": 0, "vectorized": 1},  # DPDK's own receive path of split rings
+        {"packed_vq": 1},  # wanted, not offered: virtio-user falls back to split rings
+    ],
+    ids=["vectorized", "packed-wanted"],
+)
+def test_echo_with_other_paths_of_dpdk(options: dict[str, int | str], folder: Path) -> None:
     path = folder / "vm1.sock"
-    vdev = virtio_user(path, 1, RING, mrg_rxbuf=0, in_order=0, vectorized=1)
+    vdev = virtio_user(path, 1, RING, **options)
     with serve(folder, path, "echo"), Testpmd(folder, vdev) as front:
         front.ready()
         front.start("io", "64", first=BURSTS)
