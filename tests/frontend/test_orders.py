@@ -1,0 +1,308 @@
+"""The message orders, replayed without a socket."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from vhostuser.errors import PeerError
+from vhostuser.frontend import orders
+from vhostuser.frontend.calls import Call
+from vhostuser.frontend.dialogue import Script
+from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
+from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.wire.constants import Request
+from vhostuser.wire.features import ProtocolFeature as P
+from vhostuser.wire.features import VirtioFeature as V
+from vhostuser.wire.messages import U64, VringAddr, VringState
+
+OFFER = V.VERSION_1 | V.PROTOCOL_FEATURES | V.MQ | V.MTU
+ALL_PROTOCOL = P.MQ | P.REPLY_ACK | P.CONFIG | P.STATUS | P.MTU | P.BACKEND_REQ | P.INFLIGHT_SHMFD
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    with GuestMemory(1 << 20) as memory:
+        yield memory
+
+
+def nic(memory: GuestMemory, order: Order, *, pairs: int = 1, wanted: V = OFFER) -> Nic:
+    rings = [
+        Ring(index, 256, None, 20 + index, 30, 31, RingPlace(0x1000, 0x2000, 0x3000))
+        for index in range(2 * pairs)
+    ]
+    return Nic(order, wanted, pairs, rings, memory, channel_fd=40, mtu=1400)
+
+
+class Answers:
+    """A back-end's answers, and a record of what was asked."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = {
+            "GET_FEATURES": OFFER,
+            "GET_PROTOCOL_FEATURES": ALL_PROTOCOL,
+            "GET_QUEUE_NUM": 128,
+            "GET_STATUS": 0,
+            "GET_VRING_BASE": 77,
+            "GET_CONFIG": b"config",
+            **answers,
+        }
+        self.calls: list[Call[Any]] = []
+
+    def run(self, script: Script[None]) -> list[str]:
+        """What this script asked, with the ring of what names one."""
+        names: list[str] = []
+        answer = None
+        while True:
+            try:
+                call = script.send(answer)
+            except StopIteration:
+                return names
+            self.calls.append(call)
+            index = getattr(call.payload, "index", None)
+            names.append(call.request.name if index is None else f"{call.request.name} {index}")
+            answer = self.answers.get(call.request.name)
+
+    def numbers(self, request: Request) -> list[int]:
+        """What the calls of one request said."""
+        payloads = [call.payload for call in self.calls if call.request is request]
+        return [
+            p.num if isinstance(p, VringState) else p.value
+            for p in payloads
+            if isinstance(p, VringState | U64)
+        ]
+
+
+def test_qemu_negotiates_once_a_pair_and_shares_the_rest(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU, pairs=2)
+    assert Answers().run(orders.negotiate(device)) == [
+        "GET_FEATURES",
+        "GET_PROTOCOL_FEATURES",
+        "SET_PROTOCOL_FEATURES",
+        "GET_QUEUE_NUM",
+        "SET_BACKEND_REQ_FD",
+        "SET_OWNER",
+        "GET_FEATURES",
+        "SET_VRING_CALL 0",
+        "SET_VRING_ERR 0",
+        "SET_VRING_CALL 1",
+        "SET_VRING_ERR 1",
+        "GET_FEATURES",
+        "GET_PROTOCOL_FEATURES",
+        "SET_PROTOCOL_FEATURES",
+        "GET_FEATURES",
+        "SET_VRING_CALL 2",
+        "SET_VRING_ERR 2",
+        "SET_VRING_CALL 3",
+        "SET_VRING_ERR 3",
+    ]
+    assert P.CONFIG not in device.protocol
+
+
+def test_qemu_enables_before_features_and_memory(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU)
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    assert answers.run(orders.start(device)) == [
+        "SET_VRING_ENABLE 0",
+        "SET_VRING_ENABLE 1",
+        "NET_SET_MTU",
+        "SET_VRING_ENABLE 0",
+        "SET_VRING_ENABLE 1",
+        "SET_FEATURES",
+        "GET_STATUS",
+        "SET_STATUS",
+        "SET_MEM_TABLE",
+        "SET_VRING_NUM 0",
+        "SET_VRING_BASE 0",
+        "SET_VRING_ADDR 0",
+        "SET_VRING_KICK 0",
+        "SET_VRING_CALL 0",
+        "SET_VRING_NUM 1",
+        "SET_VRING_BASE 1",
+        "SET_VRING_ADDR 1",
+        "SET_VRING_KICK 1",
+        "SET_VRING_CALL 1",
+        "GET_STATUS",
+        "SET_STATUS",
+    ]
+
+
+def test_qemu_injects_a_kick_once_the_fd_is_set(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU)
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    device.rings[1].kick_fd = fd
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    answers.run(orders.start(device))
+    assert os.eventfd_read(fd) == 1
+    os.close(fd)
+
+
+def test_qemu_sets_one_memory_table_and_switches_the_second_pair_on_at_start(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU, pairs=2)
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    names = answers.run(orders.start(device))
+    assert names.count("SET_MEM_TABLE") == 1
+    assert names.count("SET_FEATURES") == 2
+    assert answers.numbers(Request.SET_VRING_ENABLE) == [1, 1, 0, 0, 1, 1, 1, 1]
+
+
+def test_qemu_stops_without_disabling(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU)
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    assert answers.run(orders.stop(device)) == ["GET_VRING_BASE 0", "GET_VRING_BASE 1", "SET_STATUS"]
+    assert [ring.base for ring in device.rings] == [77, 77]
+
+
+def test_virtio_user_owns_first_and_sends_calls_before_features(memory: GuestMemory) -> None:
+    device = nic(memory, Order.VIRTIO_USER)
+    answers = Answers()
+    assert answers.run(orders.negotiate(device)) == [
+        "SET_OWNER",
+        "GET_FEATURES",
+        "GET_PROTOCOL_FEATURES",
+        "SET_PROTOCOL_FEATURES",
+    ]
+    assert answers.run(orders.start(device)) == [
+        "SET_VRING_CALL 0",
+        "SET_VRING_CALL 1",
+        "SET_FEATURES",
+        "SET_STATUS",
+        "GET_STATUS",
+        "SET_MEM_TABLE",
+        "SET_VRING_NUM 0",
+        "SET_VRING_BASE 0",
+        "SET_VRING_ADDR 0",
+        "SET_VRING_KICK 0",
+        "SET_VRING_NUM 1",
+        "SET_VRING_BASE 1",
+        "SET_VRING_ADDR 1",
+        "SET_VRING_KICK 1",
+        "SET_VRING_ENABLE 0",
+        "SET_VRING_ENABLE 1",
+        "SET_STATUS",
+    ]
+    assert device.protocol == P.MQ | P.REPLY_ACK | P.STATUS
+
+
+def test_virtio_user_gives_base_zero_whatever_the_rings_did(memory: GuestMemory) -> None:
+    device = nic(memory, Order.VIRTIO_USER)
+    for ring in device.rings:
+        ring.base = 99
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    answers.run(orders.start(device))
+    assert answers.numbers(Request.SET_VRING_BASE) == [0, 0]
+
+
+def test_virtio_user_disables_before_it_stops(memory: GuestMemory) -> None:
+    device = nic(memory, Order.VIRTIO_USER)
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    assert answers.run(orders.stop(device)) == [
+        "SET_VRING_ENABLE 0",
+        "SET_VRING_ENABLE 1",
+        "GET_VRING_BASE 0",
+        "GET_VRING_BASE 1",
+    ]
+
+
+def test_cloud_hypervisor_reads_the_config_space_and_sends_addresses_before_bases(
+    memory: GuestMemory,
+) -> None:
+    device = nic(memory, Order.CLOUD_HYPERVISOR)
+    answers = Answers()
+    assert answers.run(orders.negotiate(device)) == [
+        "SET_OWNER",
+        "GET_FEATURES",
+        "GET_PROTOCOL_FEATURES",
+        "SET_PROTOCOL_FEATURES",
+        "GET_QUEUE_NUM",
+        "GET_CONFIG",
+    ]
+    assert device.config == b"config"
+    assert answers.run(orders.start(device)) == [
+        "SET_FEATURES",
+        "SET_MEM_TABLE",
+        "SET_VRING_NUM 0",
+        "SET_VRING_NUM 1",
+        "SET_VRING_ADDR 0",
+        "SET_VRING_BASE 0",
+        "SET_VRING_CALL 0",
+        "SET_VRING_KICK 0",
+        "SET_VRING_ENABLE 0",
+        "SET_VRING_ADDR 1",
+        "SET_VRING_BASE 1",
+        "SET_VRING_CALL 1",
+        "SET_VRING_KICK 1",
+        "SET_VRING_ENABLE 1",
+    ]
+    assert answers.run(orders.stop(device)) == [
+        "SET_VRING_ENABLE 0",
+        "GET_VRING_BASE 0",
+        "SET_VRING_ENABLE 1",
+        "GET_VRING_BASE 1",
+    ]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_back_end_without_protocol_features_is_asked_for_none(memory: GuestMemory, order: Order) -> None:
+    device = nic(memory, order)
+    answers = Answers(GET_FEATURES=V.VERSION_1)
+    names = answers.run(orders.negotiate(device)) + answers.run(orders.start(device))
+    names += answers.run(orders.stop(device))
+    assert device.protocol == P(0)
+    gated = {"GET_PROTOCOL_FEATURES", "SET_PROTOCOL_FEATURES", "GET_QUEUE_NUM", "SET_STATUS", "NET_SET_MTU"}
+    assert not gated & set(names)
+    assert not any(name.startswith("SET_VRING_ENABLE") for name in names)
+
+
+@pytest.mark.parametrize("order", Order)
+def test_only_what_is_offered_and_wanted_is_acknowledged(memory: GuestMemory, order: Order) -> None:
+    device = nic(memory, order, wanted=V.VERSION_1 | V.PROTOCOL_FEATURES | V.CSUM)
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    answers.run(orders.start(device))
+    assert answers.numbers(Request.SET_FEATURES) == [V.VERSION_1 | V.PROTOCOL_FEATURES]
+
+
+@pytest.mark.parametrize(("order", "most"), [(Order.QEMU, 3), (Order.CLOUD_HYPERVISOR, 7)])
+def test_too_few_queues_are_the_back_ends_fault(memory: GuestMemory, order: Order, most: int) -> None:
+    """The answer counts pairs for QEMU and rings for Cloud Hypervisor."""
+    device = nic(memory, order, pairs=4)
+    with pytest.raises(PeerError, match=f"serves {most}"):
+        Answers(GET_QUEUE_NUM=most).run(orders.negotiate(device))
+    Answers(GET_QUEUE_NUM=most + 1).run(orders.negotiate(nic(memory, order, pairs=4)))
+
+
+def test_several_pairs_without_multi_queue_are_the_back_ends_fault(memory: GuestMemory) -> None:
+    with pytest.raises(PeerError, match="one queue pair, 2 were"):
+        Answers(GET_PROTOCOL_FEATURES=P(0)).run(orders.negotiate(nic(memory, Order.QEMU, pairs=2)))
+
+
+def test_ownership_is_taken_once(memory: GuestMemory) -> None:
+    device = nic(memory, Order.CLOUD_HYPERVISOR)
+    assert "SET_OWNER" in Answers().run(orders.negotiate(device))
+    assert "SET_OWNER" not in Answers().run(orders.negotiate(device))
+
+
+def test_addresses_go_out_as_desc_used_avail(memory: GuestMemory) -> None:
+    answers = Answers()
+    device = nic(memory, Order.QEMU)
+    answers.run(orders.negotiate(device))
+    answers.run(orders.start(device))
+    (first, _) = [call.payload for call in answers.calls if call.request is Request.SET_VRING_ADDR]
+    assert first == VringAddr(index=0, flags=0, desc=0x1000, used=0x3000, avail=0x2000, log=0)
+
+
+def test_who_asks_for_acknowledgements() -> None:
+    assert Request.SET_MEM_TABLE in ACKS[Order.VIRTIO_USER]
+    assert Request.SET_VRING_NUM not in ACKS[Order.QEMU]
+    assert all(request in ACKS[Order.CLOUD_HYPERVISOR] for request in Request)
