@@ -1,4 +1,4 @@
-"""What the demo plays on: a server with a tap in a namespace of its own, or with echo where that may not be."""
+"""What the demo plays on: a server with a tap in a namespace of its own, or else with echo."""
 
 from __future__ import annotations
 
