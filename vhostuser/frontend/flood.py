@@ -303,16 +303,16 @@ def _in_slices(load: Load, options: CData, result: CData, turn: Callable[[], Non
     Gives up without an error when there is no limit in time and nothing moves: the report shows it.
     """
     end = int(load.seconds * 1e9)
+    moved: tuple[int, ...] = ()
+    moved_at = 0
     while not _is_done(load, result, sends):
         options.duration_ns = min(_SLICE_NS, end - result.elapsed_ns) if end else _SLICE_NS
-        before = (result.sent, result.returned, result.received, result.foreign)
         turn()
-        if end:
-            continue
-        idle = time.monotonic_ns() - result.last_moved
-        if before == (result.sent, result.returned, result.received, result.foreign) and (
-            idle > options.lost_after_ns
-        ):
+        now = time.monotonic_ns()
+        progress = (result.sent, result.returned, result.received, result.foreign)
+        if progress != moved:
+            moved, moved_at = progress, now
+        elif not end and now - moved_at > options.lost_after_ns:
             return
     if load.settle and sends and result.sent:
         options.packets = result.sent

@@ -116,6 +116,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                # Out of reach of Ctrl-C, so that it is ended in order.
+                start_new_session=True,
                 # If this process is killed without a chance to clean up, the server goes too.
                 preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
             )
@@ -250,8 +252,10 @@ def _serve(answerer: Answerer) -> None:
 
 
 def _say(message: dict[str, int] | dict[str, str]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    try:
+        os.write(sys.stdout.fileno(), json.dumps(message).encode() + b"\n")
+    except BrokenPipeError:
+        sys.exit(1)  # nobody is there any more: clean up and go
 
 
 if __name__ == "__main__":
