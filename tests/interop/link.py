@@ -81,12 +81,12 @@ class Link:
     def tcp(self, to_guest: bool, mib: int = 48, streams: int = 1) -> Transfer:
         """Send so much by TCP with iperf3 (its server is on the host) and return what the receiver counted.
 
-        AssertionError if much is missing. A little may: the receiver stops counting when the sender says
-        that it is done, with what is in buffers unread. check_content() looks at every octet.
+        AssertionError if most of it is missing. Some may be: the receiver stops counting when the sender
+        says that it is done, with what the buffers of each stream hold unread. check_content() is exact.
         """
         extent = ["-n", f"{mib}M", "-P", str(streams)]
         result = self.iperf3(to_guest, *extent)
-        assert result.octets > (mib << 20) * 3 // 4, f"{result.octets} of {mib} MiB arrived"
+        assert result.octets > (mib << 20) // 4, f"{result.octets} of {mib} MiB arrived"
         return result
 
     def iperf3(self, to_guest: bool, *words: str) -> Transfer:
