@@ -10,8 +10,10 @@
 #include "iov.h"
 #include "state.h"
 
-/* A burst stops after this many pieces, so that long chains cost their sender its own budget. */
+/* A burst stops after this many descriptors, so that long chains cost their sender its own budget. */
 #define VU_BURST_PIECES 2048
+/* And a pair's turn when it has cost this much, whatever came of it. */
+#define VU_TURN_COST 500000
 
 /* Costs, in about nanoseconds, that share a turn out (measured on a 2-core EPYC, 64 B frames). */
 #define VU_COST_FRAME 60
@@ -27,7 +29,7 @@ struct vu_burst {
 
 static vu_always_inline bool vu_burst_spent(const struct vu_burst *burst)
 {
-    return burst->packets >= VU_TURN_PACKETS || burst->bytes >= VU_TURN_BYTES;
+    return burst->packets >= VU_TURN_PACKETS || burst->bytes >= VU_TURN_BYTES || burst->cost >= VU_TURN_COST;
 }
 
 /* Ends a burst that completed `done` chains: one publish, one call decision, then the error, if any. */
@@ -63,8 +65,8 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
         return 0;
     }
     most = VU_MIN(most, (uint32_t)available);
-    scratch->tx_pieces.used = 0;
-    while (count < most && scratch->tx_pieces.used < VU_BURST_PIECES) {
+    scratch->tx_pieces.used = scratch->tx_pieces.walked = 0;
+    while (count < most && scratch->tx_pieces.walked < VU_BURST_PIECES) {
         int result =
             ops->fetch(vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces, &scratch->tx[count]);
 
@@ -120,7 +122,13 @@ static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_p
 {
     *rx = (struct vu_enqueue){
         .vring = &pair->vring[VU_RX], .device = pair->device, .scratch = pair->worker->scratch};
-    rx->scratch->rx_pieces.used = 0;
+    rx->scratch->rx_pieces.used = rx->scratch->rx_pieces.walked = 0;
+}
+
+/* Whether this burst's own space does for one more frame; false only after it was given one. */
+static vu_always_inline bool vu_enqueue_room(const struct vu_enqueue *rx)
+{
+    return rx->fetched < VU_RX_CHAINS / 2 && rx->scratch->rx_pieces.walked < VU_BURST_PIECES;
 }
 
 /* Makes chains ready for header and frame of `bytes` together; what they can hold (less when the guest gave
@@ -132,7 +140,8 @@ static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *op
         struct vu_chain *chain = &rx->scratch->rx[rx->fetched];
         int result;
 
-        if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS))
+        if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS ||
+                        rx->scratch->rx_pieces.walked >= VU_PIECES))
             break;
         if (rx->fetched >= (uint32_t)rx->available) {
             int available = ops->available(rx->vring);

@@ -60,6 +60,7 @@ static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu
     bool writable = desc->flags & VU_DESC_WRITE;
     int result;
 
+    pieces->walked++;
     if (vu_unlikely(!writable && (*writable_seen || direction == VU_RX)))
         return vu_trouble(vring, VU_ERR_DIRECTION, chain->head, desc->gpa, desc->length, desc->flags);
     *writable_seen |= writable;

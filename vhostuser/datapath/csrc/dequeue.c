@@ -107,10 +107,14 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
                                                 struct vu_burst *burst)
 {
     struct vu_enqueue rx;
-    bool open = vu_ring_runs(&tx->pair->vring[VU_RX]);
+    bool open;
 
+    /* Both rings may start in this turn, and this one is served first: what waits in it is not lost. */
+    if (vu_unlikely(tx->pair->vring[VU_RX].state == VU_VRING_STARTING))
+        vu_vring_first_look(&tx->pair->vring[VU_RX]);
+    open = vu_ring_runs(&tx->pair->vring[VU_RX]);
     vu_enqueue_begin(&rx, tx->pair);
-    while (tx->done < tx->fetched) {
+    while (tx->done < tx->fetched && vu_enqueue_room(&rx)) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
         struct vu_net_hdr header;
         uint32_t length;
@@ -133,6 +137,7 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
         burst->bytes += length;
         tx_complete(ops, tx, chain, drop);
     }
+    burst->cost += rx.scratch->rx_pieces.walked * VU_COST_PIECE;
     if (open)
         vu_enqueue_end(ops, &rx);
 }
@@ -183,7 +188,7 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
         }
     }
     burst->packets += tx.done;
-    burst->cost += tx.done * VU_COST_FRAME + tx.scratch->tx_pieces.used * VU_COST_PIECE;
+    burst->cost += tx.done * VU_COST_FRAME + tx.scratch->tx_pieces.walked * VU_COST_PIECE;
     /* A port that would block, or a fault, leaves chains behind: they are met again, and so is the error. */
     vu_ring_finish(ops, tx.vring, tx.done, tx.done == tx.fetched ? error : VU_OK);
     return tx.done;

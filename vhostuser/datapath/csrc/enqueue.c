@@ -83,7 +83,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
     int state = PORT_MORE;
 
     vu_enqueue_begin(&rx, pair);
-    for (uint32_t i = 0; i < VU_BURST && rx.fetched < VU_RX_CHAINS / 2; i++) {
+    for (uint32_t i = 0; i < VU_BURST && vu_enqueue_room(&rx); i++) {
         struct vu_net_hdr header = {0};
         size_t in_place = 0;
         ssize_t length;
@@ -103,12 +103,16 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
             drop = -1;
         }
         burst->cost += VU_COST_SYSCALL;
-        if (length < (ssize_t)sizeof(header)) {
+        if (vu_unlikely(length <= 0)) {
             state = length < 0 ? read_failed(pair, errno) : PORT_EMPTY;
             break;
         }
-        length -= (ssize_t)sizeof(header);
         burst->packets++;
+        if (vu_unlikely(length < (ssize_t)sizeof(header))) {
+            rx.vring->counters.drops[VU_DROP_RUNT]++; /* no tap does it, another socket may */
+            continue;
+        }
+        length -= (ssize_t)sizeof(header);
         burst->bytes += (uint64_t)length;
         expect(pair, (uint32_t)length);
         if (vu_likely(drop < 0))
@@ -116,7 +120,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         if (vu_unlikely(drop >= 0))
             rx.vring->counters.drops[drop]++;
     }
-    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.used * VU_COST_PIECE;
+    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.walked * VU_COST_PIECE;
     vu_enqueue_end(ops, &rx);
     return state;
 }
@@ -147,7 +151,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
     memset(frame, 0, pair->frame_size);
     memcpy(frame, head, sizeof(head));
     vu_enqueue_begin(&rx, pair);
-    for (uint32_t i = 0; i < VU_BURST && rx.fetched < VU_RX_CHAINS / 2; i++) {
+    for (uint32_t i = 0; i < VU_BURST && vu_enqueue_room(&rx); i++) {
         struct vu_net_hdr header = {0};
         uint64_t sequence = htole64(pair->sequence);
         int drop;
@@ -165,7 +169,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
         burst->packets++;
         burst->bytes += pair->frame_size;
     }
-    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.used * VU_COST_PIECE;
+    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.walked * VU_COST_PIECE;
     vu_enqueue_end(ops, &rx);
     return state;
 }
@@ -174,7 +178,7 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
 {
     struct vu_vring *vring = &pair->vring[VU_RX];
     struct vu_burst burst = {0};
-    int seen = -1;
+    uint32_t seen = UINT32_MAX;
 
     ops->disarm(vring);
     while (!vu_burst_spent(&burst)) {
@@ -190,12 +194,16 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
         }
         if (state == PORT_STARVED) {
             int available;
+            uint16_t end;
 
             ops->arm(vring);
             available = ops->available(vring);
-            /* Buffers that came since our last look; unless it is the same too small ones again. */
-            if (available > 0 && available != seen) {
-                seen = available;
+            end = (uint16_t)(vring->position + available);
+            /* Buffers that came since our last look: the driver showed them before it could see that we
+               want a kick.  By where they end, not by how many: as many may have come as were used.  At
+               the same end there are only those that were too small. */
+            if (available > 0 && end != seen) {
+                seen = end;
                 ops->disarm(vring);
                 continue;
             }

@@ -65,6 +65,7 @@ static vu_always_inline void vu_iov_scatter(struct vu_cursor to, const void *fro
     }
 }
 
+/* Both sides may be guest memory, and a guest may send what it receives into: hence memmove. */
 static vu_always_inline void vu_iov_copy(struct vu_cursor to, struct vu_cursor from, size_t length)
 {
     while (length) {
@@ -75,7 +76,7 @@ static vu_always_inline void vu_iov_copy(struct vu_cursor to, struct vu_cursor f
         for (; run; run -= here, out += here) {
             const uint8_t *in = vu_cursor_take(&from, run, &here);
 
-            memcpy(out, in, here);
+            memmove(out, in, here);
         }
     }
 }

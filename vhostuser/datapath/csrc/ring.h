@@ -104,6 +104,7 @@ struct vu_chain {
 
 struct vu_pieces {
     uint32_t used;
+    uint32_t walked; /* descriptors read: those without bytes cost time as well and are no piece */
     struct iovec piece[VU_PIECES];
 };
 

@@ -19,6 +19,8 @@ static void poke(int fd)
 
 void vu_vring_call(struct vu_vring *vring)
 {
+    if (vring->call_fd < 0)
+        return;
     vring->counters.calls++;
     poke(vring->call_fd);
 }
@@ -36,6 +38,7 @@ void vu_vring_break(struct vu_vring *vring, int error)
         event.value[i] = vring->trouble[i];
     vu_event_put(vring->pair->worker, &event);
     poke(vring->err_fd);
+    vu_pair_watch_port(vring->pair); /* nobody wants its frames any more */
 }
 
 static int translate_part(struct vu_vring *vring, int part, uint64_t length, uintptr_t alignment, void **host)
@@ -95,8 +98,11 @@ static void unwatch_kick(struct vu_vring *vring)
         epoll_ctl(vring->pair->worker->epoll_fd, EPOLL_CTL_DEL, vring->kick_fd, NULL);
 }
 
+/* The ring is looked at once: what is in it now needs no kick. */
 static void wake(struct vu_vring *vring)
 {
+    if (!(vring->index & 1))
+        vring->pair->starved = false;
     vu_pair_wake(vring->pair, vring->index & 1 ? VU_READY_TX : VU_READY_RX);
     vu_pair_watch_port(vring->pair);
 }
@@ -128,7 +134,6 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
         return error;
     }
     vring->state = VU_VRING_STARTING;
-    pair->starved = false;
     wake(vring);
     return VU_OK;
 }
@@ -171,6 +176,9 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
 void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled enabled)
 {
     pair->vring[ring].enabled = (uint8_t)enabled;
+    /* A disabled ring is emptied, whether or not the port would take anything. */
+    if (ring == VU_TX && enabled == VU_RING_DISABLED)
+        pair->port_blocked = false;
     wake(&pair->vring[ring]);
 }
 

@@ -128,6 +128,9 @@ static void wake_all(struct vu_worker *worker, bool polled_only)
                 pair->starved = false;
             vu_pair_wake(pair, ring == VU_RX ? VU_READY_RX : VU_READY_TX);
         }
+        /* The port's event was thrown away with the others: ask it again. */
+        if (!polled_only)
+            pair->port_blocked = false;
         vu_pair_watch_port(pair);
     }
 }
