@@ -118,6 +118,11 @@ void vu_worker_poll_rings(struct vu_worker *worker, int change)
 
 static void wake_all(struct vu_worker *worker, bool polled_only)
 {
+    uint64_t ticks;
+
+    /* The kernel starts the timer's next interval when the last one is read, not before. */
+    if (worker->polled && read(worker->timer_fd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
+        vu_worker_poll_rings(worker, 0); /* cannot be; set anew, it runs in any case */
     for (struct vu_pair *pair = worker->pairs; pair; pair = pair->next_served) {
         for (int ring = 0; ring < 2; ring++) {
             const struct vu_vring *vring = &pair->vring[ring];
