@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.datapath.rig import Bench
+from tests.datapath.wires import Wire
 from vhostuser.datapath.mapping import live_regions
 
 
@@ -16,3 +17,13 @@ def bench() -> Iterator[Bench]:
     with Bench() as bench:
         yield bench
     assert live_regions() == before
+
+
+@pytest.fixture
+def wire(bench: Bench) -> Iterator[Wire]:
+    """A port fd; the rings on it are taken off before it is closed."""
+    wire = Wire()
+    yield wire
+    for ring in bench.rings:
+        ring.pair.set_port(None)
+    wire.close()

@@ -301,6 +301,11 @@ class Bench:
         self._stack.callback(guest.close)
         return guest
 
+    @property
+    def rings(self) -> list[Ring]:
+        """Of all guests."""
+        return [ring for guest in self.guests for ring in guest.rings]
+
     def turn(self) -> bool:
         """One turn; whether work is left."""
         more, events = self.worker.turn()

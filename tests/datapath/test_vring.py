@@ -392,3 +392,42 @@ def test_kick_fd_that_cannot_be_watched(bench: Bench) -> None:
     _, tx = bench.guest().pair(PortKind.SINK)
     with open("/proc/self/status") as file, pytest.raises(GuestError, match="the kernel refused: errno 1"):
         tx.start(kick_fd=file.fileno())
+
+
+def test_burst_of_segments_into_small_merged_buffers(bench: Bench) -> None:
+    """64 frames of 60 kB take 2560 receive chains: more than one burst has room for, less than the ring."""
+    offloads = V.CSUM | V.GUEST_CSUM | V.HOST_TSO4 | V.GUEST_TSO4
+    rx, tx = bench.guest(MODERN | V.MRG_RXBUF | offloads).pair(PortKind.ECHO, 64, rx_size=4096)
+    rx.start()
+    tx.start()
+    for _ in range(4096):
+        rx.add_writable([1526])
+    for number in range(64):
+        tx.send(frame(number, 60_000))
+    rx.publish()
+    tx.publish()
+
+    bench.settle()
+
+    assert [content for _, content in rx.receive()] == [frame(number, 60_000) for number in range(64)]
+    assert rx.counters.drops == {}
+
+
+def test_receiving_into_what_is_being_sent(bench: Bench) -> None:
+    """One buffer for both: the guest gets what it asked for, and nothing outside of it is touched."""
+    rx, tx = bench.guest().pair(PortKind.ECHO)
+    [buffer] = rx.segments([4096])
+    rx.guest.memory.write(buffer.gpa, b"\xee" * 4096)
+    rx.guest.memory.write(buffer.gpa + 1000, bytes(12) + frame(1, 500))
+    tx.queue.write_descriptor(0, buffer.gpa + 1000, 512, 0, 0)
+    rx.queue.write_descriptor(0, buffer.gpa + 900, 1000, 2, 0)
+    rx.queue.offer_raw(0)
+    tx.queue.offer_raw(0)
+    rx.start()
+    tx.start()
+
+    bench.settle()
+
+    assert rx.guest.memory.read(buffer.gpa + 912, 500) == frame(1, 500)
+    assert rx.guest.memory.read(buffer.gpa, 900) == b"\xee" * 900
+    assert rx.guest.memory.read(buffer.gpa + 1900, 2196) == b"\xee" * 2196

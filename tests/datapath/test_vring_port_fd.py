@@ -1,8 +1,4 @@
-"""A port that is an fd: one frame a read or write behind a 12-byte header, and what happens when it says no.
-
-A pair of unix sockets stands in for the tap: it keeps the borders of frames, blocks when it is full, and says
-what a tap says in the same words.
-"""
+"""A port that is an fd: one frame a read or write behind a 12-byte header, and what if it says no."""
 
 from __future__ import annotations
 
@@ -15,8 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.datapath.rig import MODERN, Bench, Ring, V, frame
+from tests.datapath.rig import MODERN, Bench, V, frame
 from tests.datapath.test_vring import even
+from tests.datapath.wires import Wire, started
 from tests.ports import taps
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import RingEnabled
@@ -25,68 +22,8 @@ from vhostuser.frontend.net_header import PLAIN, GsoType, HeaderFlag, NetHeader
 from vhostuser.ports import tun
 from vhostuser.wire.features import VirtioFeature
 
-HEADER = 12
 OFFLOADS = MODERN | V.CSUM | V.HOST_TSO4 | V.GUEST_CSUM | V.GUEST_TSO4
 SIZED = NetHeader(num_buffers=1)
-
-
-class Wire:
-    """The network's end of a port fd."""
-
-    def __init__(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> None:
-        self.port, self._network = socket.socketpair(socket.AF_UNIX, kind)
-        self.port.setblocking(False)
-        self._network.setblocking(False)
-
-    @property
-    def fd(self) -> int:
-        return self.port.fileno()
-
-    def put(self, content: bytes, header: NetHeader = PLAIN) -> None:
-        self._network.send(header.build(HEADER) + content)
-
-    def put_raw(self, content: bytes) -> None:
-        self._network.send(content)
-
-    def get(self) -> list[tuple[NetHeader, bytes]]:
-        """All that has come out."""
-        found = []
-        while True:
-            try:
-                raw = self._network.recv(1 << 17)
-            except BlockingIOError:
-                return found
-            found.append((NetHeader.parse(raw[:HEADER]), raw[HEADER:]))
-
-    def close_network(self) -> None:
-        self._network.close()
-
-    def close(self) -> None:
-        self.port.close()
-        self._network.close()
-
-
-@pytest.fixture
-def wire(bench: Bench) -> Iterator[Wire]:
-    wire = Wire()
-    yield wire
-    for guest_ring in bench_rings(bench):
-        guest_ring.pair.set_port(None)
-    wire.close()
-
-
-def bench_rings(bench: Bench) -> list[Ring]:
-    return [ring for guest in bench.guests for ring in guest.rings]
-
-
-def started(
-    bench: Bench, wire: Wire, features: VirtioFeature = MODERN, size: int = 256, rx_size: int = 0
-) -> tuple[Ring, Ring]:
-    rx, tx = bench.guest(features).pair(PortKind.FD, size, rx_size=rx_size, fd=wire.fd)
-    rx.start()
-    tx.start()
-    bench.settle()
-    return rx, tx
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
@@ -249,7 +186,7 @@ def test_port_that_blocks_gets_the_chain_when_it_can(bench: Bench, wire: Wire) -
     bench.settle()
     assert tx.used_index == went, "a kick is no room"
 
-    out = []
+    out: list[tuple[NetHeader, bytes]] = []
     while len(out) < 1024:
         new = wire.get()
         assert new
@@ -452,9 +389,9 @@ def tap(bench: Bench) -> Iterator[int]:
         fd = taps.make_tap("vhtest0")
         try:
             os.set_blocking(fd, False)
-            tun.set_header_size(fd, HEADER)
+            tun.set_header_size(fd, 12)
             yield fd
-            for ring in bench_rings(bench):
+            for ring in bench.rings:
                 ring.pair.set_port(None)
         finally:
             os.close(fd)
