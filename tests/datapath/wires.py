@@ -1,0 +1,61 @@
+"""A pair of unix sockets in the place of a tap.
+
+It keeps the borders of frames, blocks when it is full, and says what a tap says in the same words.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from tests.datapath.rig import MODERN, Bench, Ring
+from vhostuser.datapath.port_ops import PortKind
+from vhostuser.frontend.net_header import PLAIN, NetHeader
+from vhostuser.wire.features import VirtioFeature
+
+HEADER = 12
+
+
+class Wire:
+    """The network's end of a port fd."""
+
+    def __init__(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> None:
+        self.port, self._network = socket.socketpair(socket.AF_UNIX, kind)
+        self.port.setblocking(False)
+        self._network.setblocking(False)
+
+    @property
+    def fd(self) -> int:
+        return self.port.fileno()
+
+    def put(self, content: bytes, header: NetHeader = PLAIN) -> None:
+        self._network.send(header.build(HEADER) + content)
+
+    def put_raw(self, content: bytes) -> None:
+        self._network.send(content)
+
+    def get(self) -> list[tuple[NetHeader, bytes]]:
+        """All that has come out."""
+        found: list[tuple[NetHeader, bytes]] = []
+        while True:
+            try:
+                raw = self._network.recv(1 << 17)
+            except BlockingIOError:
+                return found
+            found.append((NetHeader.parse(raw[:HEADER]), raw[HEADER:]))
+
+    def close_network(self) -> None:
+        self._network.close()
+
+    def close(self) -> None:
+        self.port.close()
+        self._network.close()
+
+
+def started(
+    bench: Bench, wire: Wire, features: VirtioFeature = MODERN, size: int = 256, rx_size: int = 0
+) -> tuple[Ring, Ring]:
+    rx, tx = bench.guest(features).pair(PortKind.FD, size, rx_size=rx_size, fd=wire.fd)
+    rx.start()
+    tx.start()
+    bench.settle()
+    return rx, tx
