@@ -14,8 +14,9 @@ static struct sigaction previous;
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
     struct vu_guard *guard = vu_guard_current;
+    bool sent = info->si_code <= 0; /* by kill(): no address comes with it, and no instruction to repeat */
 
-    if (guard && vu_memory_owns(guard->memory, info->si_addr) >= 0) {
+    if (guard && !sent && vu_memory_owns(guard->memory, info->si_addr) >= 0) {
         vu_guard_current = NULL;
         guard->address = (uintptr_t)info->si_addr;
         siglongjmp(guard->unwind, 1);
@@ -24,10 +25,12 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
         previous.sa_sigaction(number, info, context);
     } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
         previous.sa_handler(number);
-    } else {
+    } else if (previous.sa_handler == SIG_DFL || !sent) {
         /* Nobody's: put the default back and return, the instruction faults again and the process dies
            as it would have without us. */
         sigaction(SIGBUS, &previous, NULL);
+        if (sent)
+            raise(SIGBUS);
     }
 }
 
