@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -232,11 +231,6 @@ def test_blocked_ring_that_is_disabled_is_emptied(bench: Bench, wire: Wire) -> N
     assert len(wire.get()) == went
 
 
-def wakes(bench: Bench) -> bool:
-    """Whether the loop would be woken now."""
-    return bool(select.select([bench.worker.epoll_fd], [], [], 0)[0])
-
-
 def test_without_buffers_the_port_waits_and_wakes_nobody(bench: Bench, wire: Wire) -> None:
     """No buffers for long is no busy loop: the port is not even watched until the guest kicks."""
     rx, _ = started(bench, wire)
@@ -247,10 +241,10 @@ def test_without_buffers_the_port_waits_and_wakes_nobody(bench: Bench, wire: Wir
         wire.put(frame(number))
     bench.settle()
     assert [content for _, content in rx.receive()] == [frame(0)]
-    assert not wakes(bench)
+    assert not bench.wakes()
 
     wire.put(frame(3))
-    assert not wakes(bench)
+    assert not bench.wakes()
     assert bench.settle() == 1
 
     for _ in range(4):
@@ -301,7 +295,7 @@ def test_frames_wait_in_the_port_while_the_ring_is_disabled(bench: Bench, wire: 
     rx.pair.set_enabled(rx.which, RingEnabled.DISABLED)
     bench.settle()
     wire.put(frame(1))
-    assert not wakes(bench)
+    assert not bench.wakes()
     bench.settle()
     assert rx.receive() == []
 
