@@ -1,0 +1,219 @@
+"""Memory tables that must be refused: a nack, one log line, nothing mapped, and the old table stays."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.integration.conftest import FRAME, Site, wait
+from vhostuser.errors import PeerError
+from vhostuser.frontend.calls import memory_table, set_mem_table
+from vhostuser.frontend.driver import VirtioNetDriver
+from vhostuser.wire.constants import Request
+from vhostuser.wire.payloads import MemoryRegion, MemTable
+
+PAGE = 4096
+END = 1 << 64
+
+
+@contextmanager
+def running(site: Site) -> Iterator[VirtioNetDriver]:
+    """A driver whose rings run; afterwards they still do, and frames come back."""
+    with VirtioNetDriver.connect(site.path) as driver:
+        yield driver
+        driver.send(FRAME)
+        assert driver.recv().frame == FRAME
+
+
+def memfd(size: int = 4 * PAGE) -> int:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, size)
+    return fd
+
+
+def assert_refused(driver: VirtioNetDriver, table: MemTable, fds: list[int]) -> None:
+    try:
+        with pytest.raises(PeerError):
+            driver.frontend.run(set_mem_table(table, fds), need_reply=True)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def log_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "SET_MEM_TABLE" in record.message]
+
+
+@pytest.mark.parametrize(
+    "regions",
+    [
+        [(0, 0, 0, 0)],
+        [(END - PAGE, 2 * PAGE, 0x1000, 0)],
+        [(0, 2 * PAGE, END - PAGE, 0)],
+        [(0, 2 * PAGE, 0x1000, (1 << 63) - PAGE)],
+        [(0, PAGE, 0x1000, 4 * PAGE)],
+        [(0, 5 * PAGE, 0x1000, 0)],
+        [(0, END - 1, 0x1000, 0)],
+        [(0, 2 * PAGE, 0x100000, 0), (PAGE, PAGE, 0x200000, 0)],
+        [(0, 2 * PAGE, 0x100000, 0), (0x100000, PAGE, 0x101000, 0)],
+        [(0, PAGE, 0x100000, 0), (0, PAGE, 0x100000, 0)],
+        [(number * PAGE, PAGE, 0x100000 + number * PAGE, 0) for number in range(33)],
+    ],
+    ids=[
+        "empty region",
+        "guest address wraps",
+        "user address wraps",
+        "file offset wraps",
+        "behind the end of the file",
+        "longer than the file",
+        "nearly 2^64 bytes",
+        "overlap in guest addresses",
+        "overlap in user addresses",
+        "the same twice",
+        "33 regions",
+    ],
+)
+def test_table_that_cannot_be_is_refused(
+    site: Site, caplog: pytest.LogCaptureFixture, regions: list[tuple[int, int, int, int]]
+) -> None:
+    with running(site) as driver:
+        table = MemTable(tuple(MemoryRegion(*region) for region in regions))
+        assert_refused(driver, table, [memfd() for _ in regions])
+
+    assert len(log_lines(caplog)) == 1
+
+
+def make_file(flags: int) -> int:
+    with tempfile.NamedTemporaryFile() as file:
+        os.truncate(file.name, 4 * PAGE)
+        return os.open(file.name, flags)
+
+
+def make_socket() -> int:
+    left, right = socket.socketpair()
+    right.close()
+    return left.detach()
+
+
+def make_pipe() -> int:
+    reader, writer = os.pipe()
+    os.close(writer)
+    return reader
+
+
+def make_epoll() -> int:
+    epoll = select.epoll()
+    fd = os.dup(epoll.fileno())
+    epoll.close()
+    return fd
+
+
+def make_sealed() -> int:
+    import fcntl
+
+    fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, 4 * PAGE)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    return fd
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_pipe,
+        make_socket,
+        make_epoll,
+        make_sealed,
+        lambda: os.eventfd(0),
+        lambda: os.open("/", os.O_RDONLY),
+        lambda: make_file(os.O_RDONLY),
+    ],
+    ids=["pipe", "socket", "epoll", "sealed against writing", "eventfd", "directory", "read-only file"],
+)
+def test_fd_that_cannot_be_mapped_is_refused(
+    site: Site, caplog: pytest.LogCaptureFixture, make: Callable[[], int]
+) -> None:
+    with running(site) as driver:
+        assert_refused(driver, MemTable((MemoryRegion(0, PAGE, 0x100000, 0),)), [make()])
+
+    assert len(log_lines(caplog)) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 33, 0xFFFFFFFF])
+def test_region_count_that_lies_is_refused(site: Site, count: int) -> None:
+    # Two regions and two fds come; the table says otherwise.
+    with running(site) as driver:
+        body = struct.pack("=II", count, 0) + b"".join(
+            struct.pack("=QQQQ", number * PAGE, PAGE, 0x100000 + number * PAGE, 0) for number in range(2)
+        )
+        fds = [memfd(), memfd()]
+        driver.frontend.send_raw(struct.pack("=III", Request.SET_MEM_TABLE, 9, len(body)) + body, fds)
+        reply = driver.frontend.receive_reply()
+        for fd in fds:
+            os.close(fd)
+
+        assert reply.request is Request.SET_MEM_TABLE
+        assert getattr(reply.payload, "value", 0) != 0
+
+
+@pytest.mark.parametrize("fds", [0, 1, 3])
+def test_fd_count_that_differs_from_the_regions_is_refused(site: Site, fds: int) -> None:
+    with running(site) as driver:
+        table = MemTable(tuple(MemoryRegion(n * PAGE, PAGE, 0x100000 + n * PAGE, 0) for n in range(2)))
+        assert_refused(driver, table, [memfd() for _ in range(fds)])
+
+
+def test_same_table_again_while_rings_run_loses_no_frame(site: Site) -> None:
+    with running(site) as driver:
+        for _ in range(20):
+            driver.frontend.run(
+                set_mem_table(memory_table(driver.memory), driver.memory.fds()), need_reply=True
+            )
+            driver.send(FRAME)
+            assert driver.recv().frame == FRAME
+
+
+def test_table_without_the_rings_breaks_them_and_no_more(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with VirtioNetDriver.connect(site.path) as driver:
+        fd = memfd()
+        driver.frontend.run(
+            set_mem_table(MemTable((MemoryRegion(0, PAGE, 0x100000, 0),)), [fd]), need_reply=True
+        )
+        os.close(fd)
+        wait(lambda: sum("is broken" in record.message for record in caplog.records) == 2)
+
+        assert driver.frontend.get_features()
+
+
+@pytest.mark.parametrize("left", [0, PAGE])
+def test_file_truncated_under_traffic_costs_its_device_only(site: Site, left: int) -> None:
+    driver = VirtioNetDriver.connect(site.path)
+    with driver:
+        driver.send(FRAME)
+        assert driver.recv().frame == FRAME
+        driver.memory.truncate("ram", left)
+        driver.kick(1)
+        driver.kick(0)
+        driver.frontend.wait_closed()
+
+
+def test_hole_in_the_memory_reads_as_zeros_and_harms_nobody(site: Site) -> None:
+    import ctypes
+
+    with VirtioNetDriver.connect(site.path) as driver:
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = driver.memory.fds()[0]
+        size = os.fstat(fd).st_size
+        punch = 0x01 | 0x02  # KEEP_SIZE, PUNCH_HOLE
+        assert libc.fallocate(fd, punch, ctypes.c_long(0), ctypes.c_long(size)) == 0
+        driver.kick(1)
+        assert driver.frontend.get_features()
