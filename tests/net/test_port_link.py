@@ -116,3 +116,19 @@ def test_port_that_fails_is_logged_and_does_not_hold_the_rings_for_ever(
 
     assert rig.link.is_started
     assert "the port does not follow its device" in caplog.text
+
+
+def test_queues_stay_as_they_are_until_one_is_used() -> None:
+    # virtio-user starts its rings before it enables any: with all queues detached a tap takes no setting.
+    rig = Rig()
+
+    rig.link.want_started(NONE, frozenset())
+    rig.helper.run()
+
+    assert rig.port.take_calls() == [("start", NONE)]
+    rig.link.want_started(NONE, frozenset({0}))
+    rig.helper.run()
+    assert rig.port.take_calls() == [("attach", 1, False)]
+    rig.link.want_started(NONE, frozenset())
+    rig.helper.run()
+    assert rig.port.take_calls() == []

@@ -341,6 +341,17 @@ def test_the_host_sees_a_link_while_the_device_runs() -> None:
     port.close()
 
 
+def test_settings_go_through_a_queue_that_is_attached() -> None:
+    port = TapPort("vm1")
+    port.open(2)
+    port.attach(0, False)
+    port.start(NOTHING)
+    assert taps.has_carrier("vm1")
+    port.stop()
+    assert not taps.has_carrier("vm1")
+    port.close()
+
+
 @pytest.mark.parametrize(
     ("features", "checksum", "tso"),
     [

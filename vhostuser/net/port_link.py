@@ -66,7 +66,11 @@ class PortLink:
         return self.is_started and queue in self._wanted.queues & self._actual.queues
 
     def want_started(self, features: VirtioFeature, queues: frozenset[int]) -> None:
-        """The device runs with these features and uses these queues; any other is detached."""
+        """The device runs with these features and uses these queues; any other is detached.
+
+        None used yet, or all paused: they stay as they are, for a tap without any queue takes no setting.
+        """
+        queues = queues or self._wanted.queues
         if self._wanted.start == 0:
             self._starts += 1
             self._wanted = _Target(self._starts, features, queues)

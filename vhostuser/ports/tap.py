@@ -136,9 +136,8 @@ class TapPort:
             raise tap_refusals.mtu_not_set(error, self.name, mtu) from None
 
     def inject(self, frame: bytes) -> None:
-        queue = self._attached.index(True) if True in self._attached else 0
         try:
-            os.write(self._fds[queue], bytes(HEADER_SIZE) + frame)
+            os.write(self._attached_fd, bytes(HEADER_SIZE) + frame)
         except OSError as error:
             # The interface is down, or no queue is attached: nobody is there to hear it.
             _log.debug("tap %s: a frame of %d bytes was not sent: %s", self.name, len(frame), error.strerror)
@@ -241,6 +240,11 @@ class TapPort:
 
     # Running
 
+    @property
+    def _attached_fd(self) -> int:
+        """A queue that takes settings: a detached one answers EBADFD to everything but being attached."""
+        return self._fds[self._attached.index(True) if True in self._attached else 0]
+
     def _set_offloads(self, wanted: int) -> None:
         # The kernel refuses a bit that it does not know: UFO and USO came and went. Asking for less is always
         # right, for the kernel then finishes the frames itself before we read them.
@@ -256,7 +260,7 @@ class TapPort:
 
     def _takes_offloads(self, flags: int) -> bool:
         try:
-            tun.set_offload(self._fds[0], flags)
+            tun.set_offload(self._attached_fd, flags)
             return True
         except OSError:
             return False
@@ -289,7 +293,7 @@ class TapPort:
 
     def _set_carrier(self, carrier: bool) -> None:
         try:
-            tun.set_carrier(self._fds[0], carrier)
+            tun.set_carrier(self._attached_fd, carrier)
         except OSError as error:
             # Linux before 5.0 has no such call (EINVAL): the host then always sees a link.
             _log.debug("tap %s: the link state stays as it is: %s", self.name, error.strerror)
