@@ -79,3 +79,19 @@ async def test_truncated_memory_costs_its_device_only(folder: Path, caplog: pyte
         await until(lambda: live_regions() == 0)
 
     assert "truncated its file under us" in caplog.text
+
+
+async def test_front_end_that_comes_right_after_the_last_is_never_refused(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "a.sock"
+
+    def hurry() -> None:
+        for _ in range(300):
+            with Frontend.connect(path) as frontend:
+                frontend.get_features()
+
+    async with serving(DeviceConfig(name="a", socket_path=str(path), port="echo")):
+        await blocking(hurry)
+
+    assert "refused" not in caplog.text

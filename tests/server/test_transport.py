@@ -95,3 +95,13 @@ def test_peer_is_named_by_pid_and_uid() -> None:
     assert transport.peer() == f"pid {os.getpid()}, uid {os.geteuid()}"
     transport.close()
     peer.close()
+
+
+def test_hang_up_is_seen_before_what_was_sent_is_read() -> None:
+    transport, peer = pair()
+    assert not transport.is_hung_up()
+    peer.send(b"unread")
+    peer.close()
+
+    assert transport.is_hung_up()
+    transport.close()

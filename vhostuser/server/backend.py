@@ -55,6 +55,10 @@ class Backend:
         self._loop.add_reader(transport.fileno(), self._on_readable)
         log.info("front-end connected (%s)", transport.peer())
 
+    def is_gone(self) -> bool:
+        """Whether the front-end has hung up; the loop may not have come to it yet."""
+        return self._transport.is_hung_up()
+
     def close(self, reason: str = "") -> None:
         """Ends the connection and gives up all that the front-end brought. Closing twice does nothing."""
         if not self._open:

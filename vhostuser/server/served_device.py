@@ -103,11 +103,16 @@ class ServedDevice:
 
     def _on_socket(self, sock: socket.socket) -> None:
         transport = Transport(sock)
-        if self._backend is not None:
+        # One that comes right after the last has gone may be seen before the loop has seen that one go.
+        if self._backend is not None and self._backend.is_gone():
+            self._backend.close()
+        if self._endpoint is None:
+            transport.close()
+        elif self._backend is not None:
             self.log.warning("refused a second front-end (%s): one is connected", transport.peer())
             transport.close()
-            return
-        self._backend = Backend(transport, self.device, self.log, self._on_end)
+        else:
+            self._backend = Backend(transport, self.device, self.log, self._on_end)
 
     def _on_end(self, reason: str) -> None:
         self._backend = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -58,6 +59,12 @@ class Transport:
         """One sendmsg; how many bytes went out. The fds stay the caller's. BlockingIOError, OSError."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         return self._sock.sendmsg([content], rights, socket.MSG_NOSIGNAL)
+
+    def is_hung_up(self) -> bool:
+        """Whether the peer has closed its end, read to the end here or not."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLHUP)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         self._sock.close()
