@@ -82,6 +82,7 @@ struct vu_worker {
     int wake_fd;     /* written when a pause ends with work queued */
     uint32_t polled; /* rings without a kick fd */
     bool rescan;     /* events were thrown away: look at every pair */
+    bool unfinished; /* the last turn left work: the next one does not wait */
     struct vu_pair *pairs;
     struct vu_pair *queue_head;
     struct vu_pair *queue_tail;

@@ -86,9 +86,10 @@ void vu_worker_resume(struct vu_worker *worker)
     /* What was started or broken meanwhile waits on a queue that no epoll event stands for. */
     if (worker->queue_head || vu_events_pending(worker)) {
         uint64_t one = 1;
+        /* Cannot fail: the counter would have to overflow. */
+        ssize_t written = write(worker->wake_fd, &one, sizeof(one));
 
-        if (write(worker->wake_fd, &one, sizeof(one)) < 0)
-            worker->rescan = true; /* cannot be: the counter would have to overflow */
+        (void)written;
     }
     /* Pairs with the acquire of hold in enter_turn: the worker sees what was changed. */
     __atomic_sub_fetch(&worker->hold, 1, __ATOMIC_RELEASE);
@@ -242,11 +243,11 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
 {
     struct epoll_event events[EVENTS_A_TURN];
     uint32_t changes = __atomic_load_n(&worker->changes, __ATOMIC_ACQUIRE), result = 0;
-    bool busy = worker->queue_head || worker->rescan;
-    int count = epoll_wait(worker->epoll_fd, events, EVENTS_A_TURN, busy ? 0 : timeout_ms);
+    /* Not by the queue, which the control side may be changing now: what it puts there comes with a wake. */
+    int count = epoll_wait(worker->epoll_fd, events, EVENTS_A_TURN, worker->unfinished ? 0 : timeout_ms);
 
     if (vu_unlikely(!enter_turn(worker))) {
-        worker->rescan = true;
+        worker->rescan = worker->unfinished = true;
         leave_turn(worker);
         return VU_TURN_MORE;
     }
@@ -259,7 +260,8 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
             on_event(worker, &events[i]);
     }
     serve_queue(worker);
-    if (worker->queue_head)
+    worker->unfinished = worker->queue_head;
+    if (worker->unfinished)
         result |= VU_TURN_MORE;
     if (vu_events_pending(worker))
         result |= VU_TURN_EVENTS;
