@@ -135,8 +135,8 @@ class Guest(Program):
 
     def boot(self, timeout: float = BOOT_SECONDS) -> None:
         """Wait until the guest's shell answers."""
-        self._shell = self.wait_for("QEMU's shell socket", self._connect, timeout)
-        self._qmp = Qmp(self._qmp_path)
+        self._shell = self._connect(self._shell_path, timeout)
+        self._qmp = Qmp(self._connect(self._qmp_path, timeout))
         self.wait_shell(timeout)
 
     def wait_shell(self, timeout: float = BOOT_SECONDS) -> None:
@@ -229,16 +229,19 @@ class Guest(Program):
             self._shell = None
         super().kill()
 
-    def _connect(self) -> socket.socket | None:
-        if not self._shell_path.exists():
-            return None
-        shell = socket.socket(socket.AF_UNIX)
-        try:
-            shell.connect(str(self._shell_path))
-        except OSError:
-            shell.close()
-            return None
-        return shell
+    def _connect(self, path: Path, timeout: float) -> socket.socket:
+        """Wait until QEMU listens there: it makes its sockets one by one, and a killed one leaves its own."""
+
+        def connected() -> socket.socket | None:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(path))
+            except OSError:
+                connection.close()
+                return None
+            return connection
+
+        return self.wait_for(f"QEMU's socket {path.name}", connected, timeout)
 
     def _ask(self) -> bool:
         try:

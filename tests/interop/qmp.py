@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from pathlib import Path
 from typing import Any
 
 
@@ -13,12 +12,11 @@ class QmpError(AssertionError):
 
 
 class Qmp:
-    """One connection to the QMP socket of a running QEMU."""
+    """One connection to the QMP socket of a running QEMU; it owns the connected socket that it is given."""
 
-    def __init__(self, path: Path, timeout: float = 30) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, connection: socket.socket, timeout: float = 30) -> None:
+        self._socket = connection
         self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
         self._lines = self._socket.makefile("r")
         self.events: list[dict[str, Any]] = []
         self._read()

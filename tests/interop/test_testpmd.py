@@ -207,8 +207,9 @@ def test_tap_passes_every_packet_of_the_kernel(folder: Path, namespace: Namespac
             for _ in range(2 * ENOUGH):
                 datagrams.sendto(bytes(100), ("10.0.0.2", 9))
 
+        # What finds the tap's queue full is dropped by the kernel, and is not counted as sent.
         def equal() -> bool:
-            return front.counts().received == namespace.transmitted("vt0") > ENOUGH
+            return front.counts().received == namespace.transmitted("vt0") > ENOUGH / 10
 
         wait_until(
             "equal counts", equal, 5, lambda: f"{front.counts()} {namespace.links()['vt0']['stats64']}"
