@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A guest that changes descriptors, tables, avail entries, indices and headers while they are being read, on
+ * another CPU.  The sanitizers see what happens; used->idx stays where the device says that it is.
+ *
+ *     stress_mutation MILLISECONDS   for each kind of port
+ */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "arena.h"
+
+#define FEATURES                                                                                          \
+    (VU_F_VERSION_1 | VU_F_MRG_RXBUF | VU_F_INDIRECT_DESC | VU_F_EVENT_IDX | VU_F_CSUM | VU_F_HOST_TSO4 | \
+     VU_F_GUEST_CSUM | VU_F_GUEST_TSO4)
+#define SIZE 64
+
+static struct arena arena;
+static bool stop;
+static uint64_t flips;
+
+static uint32_t draw(uint32_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    return *state;
+}
+
+/* Mostly what a driver might write, so that the rings do not break at once. */
+static void flip_desc(struct vu_desc *desc, int ring, uint32_t *state)
+{
+    uint32_t choice = draw(state), value = draw(state);
+
+    switch (choice % 8) {
+    case 0:
+        vu_write_le16(&desc->next, value % (choice & 0x1000 ? SIZE : 0x10000));
+        break;
+    case 1:
+        vu_write_le16(&desc->flags, (uint16_t)(value & 7));
+        break;
+    case 2:
+        vu_write_le64(&desc->gpa, choice & 0x100 ? value : ARENA_BORDER - value % 4096);
+        break;
+    case 3:
+        vu_write_le32(&desc->length, choice & 0x100 ? value : value % 200);
+        break;
+    default:
+        arena_write_desc(desc, ARENA_GPA + ARENA_BUFFERS + value % 0x10000, 20 + value % 3000,
+                         (uint16_t)(ring == VU_RX ? VU_DESC_WRITE : 0), 0);
+        if (choice & 0x100)
+            arena_write_desc(desc, ARENA_GPA + ARENA_TABLES, 16 + 16 * (value % 8), VU_DESC_INDIRECT, 0);
+    }
+}
+
+static void *mutate(void *unused)
+{
+    uint32_t state = 2463534242U;
+
+    (void)unused;
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        uint32_t choice = draw(&state), value = draw(&state);
+        int ring = choice >> 31;
+
+        switch (choice % 16) {
+        case 0:
+            if (choice % 1024 == 0)
+                vu_write_le16(&arena_avail(&arena, ring)->idx, (uint16_t)value);
+            break;
+        case 1:
+            vu_write_le16(&arena_avail(&arena, ring)->ring[value % (SIZE + 1)],
+                          (uint16_t)(choice & 0xff00 ? value % SIZE : value));
+            break;
+        case 2:
+            vu_write_le16(&arena_avail(&arena, ring)->flags, value & 1);
+            break;
+        case 3:
+            flip_desc(&arena_table(&arena, 0)[value % 8], ring, &state);
+            break;
+        case 4:
+        case 5:
+        case 6:
+            __atomic_store_n(arena.view + ARENA_BUFFERS + value % 0x10000, (uint8_t)(choice >> 8),
+                             __ATOMIC_RELAXED);
+            break;
+        case 7:
+        case 8:
+            flip_desc(&arena_desc(&arena, ring)[value % SIZE], ring, &state);
+            break;
+        default:
+            /* What keeps the traffic going. */
+            if ((uint16_t)(vu_read_le16(&arena_avail(&arena, ring)->idx) -
+                           vu_read_le16(&arena_used(&arena, ring)->idx)) < SIZE / 2)
+                arena_offer(&arena, ring, (uint16_t)(value % SIZE));
+        }
+        flips++;
+    }
+    return NULL;
+}
+
+static double now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec * 1e3 + (double)time.tv_nsec / 1e6;
+}
+
+static void restart(int ring)
+{
+    vu_write_le16(&arena_avail(&arena, ring)->idx, vu_read_le16(&arena_used(&arena, ring)->idx));
+    for (int i = 0; i < SIZE; i++)
+        arena_write_desc(&arena_desc(&arena, ring)[i], ARENA_GPA + ARENA_BUFFERS + 1024U * (unsigned)i, 1024,
+                         ring == VU_RX ? VU_DESC_WRITE : 0, 0);
+    arena_start(&arena, ring);
+}
+
+int main(int argc, char **argv)
+{
+    static const int kinds[] = {VU_PORT_FD, VU_PORT_ECHO, VU_PORT_SINK, VU_PORT_SOURCE};
+    double span = argc > 1 ? atof(argv[1]) : 500;
+    uint64_t turns = 0, packets = 0, drops = 0;
+    static const uint8_t frame[512];
+
+    arena_open(&arena);
+    for (unsigned kind = 0; kind < VU_ARRAY_SIZE(kinds); kind++) {
+        double end = now() + span;
+        pthread_t thread;
+
+        arena_begin(&arena, FEATURES, kinds[kind], SIZE, SIZE);
+        restart(VU_RX);
+        restart(VU_TX);
+        __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
+        arena_require(pthread_create(&thread, NULL, mutate, NULL) == 0);
+        while (now() < end) {
+            if (kinds[kind] == VU_PORT_FD)
+                (void)!send(arena.network, frame, 12 + turns % 500, MSG_DONTWAIT);
+            arena_kick(&arena, VU_RX);
+            arena_kick(&arena, VU_TX);
+            vu_worker_turn(arena.worker, 0);
+            turns++;
+            arena_drain(&arena);
+            for (int ring = 0; ring < 2; ring++) {
+                const struct vu_vring *vring = &arena.pair->vring[ring];
+
+                if (vring->state == VU_VRING_RUNNING)
+                    arena_require(vring->position == vu_read_le16(&arena_used(&arena, ring)->idx));
+                else
+                    restart(ring);
+            }
+        }
+        __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+        pthread_join(thread, NULL);
+        for (int ring = 0; ring < 2; ring++) {
+            packets += arena.pair->vring[ring].counters.packets;
+            for (int i = 0; i < VU_DROP_COUNT; i++)
+                drops += arena.pair->vring[ring].counters.drops[i];
+        }
+        arena_require(!vu_device_faulted(arena.device));
+        arena_end(&arena);
+    }
+    printf("turns %llu flips %llu packets %llu drops %llu broken %llu\n", (unsigned long long)turns,
+           (unsigned long long)flips, (unsigned long long)packets, (unsigned long long)drops,
+           (unsigned long long)arena.broken);
+    arena_close(&arena);
+    return 0;
+}

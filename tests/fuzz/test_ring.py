@@ -1,0 +1,96 @@
+"""The ring walker without Python under clang's sanitizers: fuzzed, mutated while it reads, paused, raced."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz.building import FAST, FUZZED, HARNESS, HERE, MEMORY, THREADS, Builder, run
+
+CORPUS = HERE / "corpus" / "ring"
+SECONDS = 15
+LEAST_RUNS = 1000
+"""A tenth of what a quiet machine does: fewer would mean that the fuzzer runs into nothing at once."""
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
+    return Builder(tmp_path_factory.mktemp("programs"))
+
+
+def number(pattern: str, text: str) -> int:
+    found = re.search(pattern, text)
+    assert found, text[-2000:]
+    return int(found[1])
+
+
+def test_hostile_guests_at_random(builder: Builder, tmp_path: Path) -> None:
+    """What a guest may do between turns, with the invariants of fuzz_ring.c after each of them.
+
+    New inputs go to a folder of the test's; one that fails is named in the message, for the corpus.
+    """
+    program = builder.program(HARNESS / "fuzz_ring.c", FUZZED, harness=FAST, link=["-fsanitize=fuzzer"])
+
+    out = run(
+        [
+            program,
+            f"-max_total_time={SECONDS}",
+            "-max_len=512",
+            "-len_control=0",
+            "-timeout=10",
+            "-print_final_stats=1",
+            f"-artifact_prefix={tmp_path}/",
+            str(tmp_path),
+            str(CORPUS),
+        ]
+    )
+
+    assert number(r"stat::number_of_executed_units: (\d+)", out) >= LEAST_RUNS
+    assert number(r"(\d+) files found in \S*corpus", out) == len(list(CORPUS.iterdir()))
+    assert number(r"held (\d+) turns against their descriptors", out) >= LEAST_RUNS
+
+
+def test_harness_finds_a_byte_too_many(builder: Builder, tmp_path: Path) -> None:
+    """The invariants can fail: one write beside the descriptors is found by the corpus alone."""
+    source = (HARNESS / "fuzz_ring.c").read_text()
+    turn = "result = vu_worker_turn(arena.worker, 0);"
+    write = "if (arena.pair->vring[VU_RX].counters.packets) arena.view[ARENA_FILE_BYTES - 1]++;"
+    assert source.count(turn) == 1
+    planted = tmp_path / "planted.c"
+    planted.write_text(source.replace(turn, f"{turn} {write}"))
+    program = builder.program(planted, FUZZED, harness=FAST, link=["-fsanitize=fuzzer"])
+
+    with pytest.raises(AssertionError, match="broken invariant: before"):
+        run([program, "-runs=0", f"-artifact_prefix={tmp_path}/", str(CORPUS)])
+
+
+def test_guest_that_changes_what_is_being_read(builder: Builder) -> None:
+    """desc, avail, tables, indices and headers flip on another CPU, for each kind of port."""
+    program = builder.program(HARNESS / "stress_mutation.c", MEMORY)
+
+    out = run([program, "1000"])
+
+    for what, least in {"turns": 1000, "flips": 100_000, "packets": 100, "drops": 100, "broken": 100}.items():
+        assert number(rf"{what} (\d+)", out) >= least, out
+
+
+def test_pause_is_a_barrier(builder: Builder) -> None:
+    """A worker on its own thread; memory, rings, fds and ports change under it."""
+    program = builder.program(HARNESS / "stress_pause.c", THREADS)
+
+    # The sanitizer of older compilers does not know as many places for mappings as kernels now choose from.
+    out = run(["setarch", "-R", program, "1000"])
+
+    assert number(r"rounds (\d+)", out) == 1000
+    assert number(r"turns (\d+)", out) >= 1000
+    assert number(r"events (\d+)", out) >= 500
+
+
+def test_moments_in_which_a_wake_up_would_be_lost(builder: Builder) -> None:
+    """The guest acts inside our write to its call fd, the control side between our wait and our turn."""
+    wrapped = ["-Wl,--wrap=write", "-Wl,--wrap=epoll_wait"]
+    program = builder.program(HARNESS / "race_wakeups.c", MEMORY, link=wrapped)
+
+    assert run([program]) == "8 races, nothing lost\n"
