@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 HARNESS = HERE / "csrc"
 CORE = abi.csrc("vhostuser.datapath._datapath")
 INCLUDES = ("-iquote", str(CORE), "-iquote", str(HARNESS))
-COMPILE = ("clang", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", *INCLUDES))
+COMPILE = ("clang", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", *INCLUDES)
 MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREADS = ("-O1", "-fsanitize=thread")
 FUZZED = (*MEMORY, "-fsanitize=fuzzer-no-link")
