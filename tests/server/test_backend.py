@@ -179,7 +179,7 @@ async def test_front_end_that_reads_no_replies_stops_only_itself(folder: Path) -
 
 
 async def test_replies_that_waited_come_whole_and_in_order(folder: Path) -> None:
-    count = 30_000
+    count = 3000
 
     def play(sock: socket.socket) -> None:
         import threading
@@ -242,3 +242,16 @@ async def test_refusal_is_one_line_with_the_request_and_the_value(
     assert len(lines) == 1
     assert "ring 1" in lines[0]
     assert "3" in lines[0]
+
+
+async def test_refusal_that_ends_the_connection_is_said_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def play(sock: socket.socket) -> None:
+        sock.sendall(header(Request.GET_VRING_BASE, 8) + struct.pack("=II", 256, 0))
+        assert_closed(sock)
+
+    await attack(folder, play)
+
+    (line,) = [record.message for record in caplog.records if "GET_VRING_BASE" in record.message]
+    assert line.startswith("front-end disconnected: GET_VRING_BASE ring 256: ")

@@ -47,6 +47,7 @@ class Backend:
         self._on_end = on_end
         self._connection = Connection()
         self._session = Session(device, self._trace)
+        self._refusal: FrontendError | None = None
         self._unsent = b""
         self._open = True
         self._loop = asyncio.get_running_loop()
@@ -59,8 +60,11 @@ class Backend:
         """Whether the front-end has hung up; the loop may not have come to it yet."""
         return self._transport.is_hung_up()
 
-    def close(self, reason: str = "") -> None:
-        """Ends the connection and gives up all that the front-end brought. Closing twice does nothing."""
+    def close(self, reason: str = "", level: int = logging.INFO) -> None:
+        """Ends the connection and gives up all that the front-end brought. Closing twice does nothing.
+
+        The one log line about it has ``reason``, at ``level``.
+        """
         if not self._open:
             return
         self._open = False
@@ -74,7 +78,7 @@ class Backend:
         self._session.close()
         self._device.disconnect()
         self._transport.close()
-        self._log.info("front-end disconnected%s", f": {reason}" if reason else "")
+        self._log.log(level, "front-end disconnected%s", f": {reason}" if reason else "")
         self._on_end(reason)
 
     def _on_readable(self) -> None:
@@ -85,8 +89,7 @@ class Backend:
         except BlockingIOError:
             pass
         except FrontendError as error:
-            self._log.error("%s", error)
-            self.close(str(error))
+            self.close(str(error), logging.ERROR)
         except OSError as error:
             self.close(error.strerror or str(error))
         except Exception:
@@ -115,10 +118,14 @@ class Backend:
         return True
 
     def _handle(self, message: Message) -> None:
+        self._refusal = None
         try:
             outcome = self._session.handle(message)
         finally:
             close_fds(message.fds.drain())
+        # Not so if handle() raised: what ends the connection is said once, there.
+        if self._refusal is not None:
+            self._log.warning("refused: %s", self._refusal)
         if isinstance(outcome, Pending):
             raise AssertionError("no device of this version answers later")
         if outcome is not None:
@@ -152,10 +159,9 @@ class Backend:
         self.close("it stopped in the middle of a message, or never sent one")
 
     def _trace(self, message: Message, error: FrontendError | None) -> None:
+        self._refusal = error
         if error is None:
             self._log.debug("%s %s", message.name, message.payload)
-        else:
-            self._log.warning("refused: %s", error)
 
     def _watch_rings(self) -> None:
         """Looks once more when the front-end has been quiet: rings that wait then wait for something."""
