@@ -124,7 +124,8 @@ class Frontend:
         try:
             self.socket.settimeout(Deadline(self.timeout).left)
             sent = self.socket.sendmsg([content], ancillary(fds))
-            self.socket.sendall(content[sent:])
+            if sent < len(content):
+                self.socket.sendall(content[sent:])
         except OSError as error:
             raise PeerError(f"back-end is gone: {error.strerror or error}") from error
 
