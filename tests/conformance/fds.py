@@ -1,0 +1,39 @@
+"""The right kind of fd for each message that takes one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.conformance.messages import Row
+from tests.plain_frontend import close_all
+
+SET_MEM_TABLE, SET_BACKEND_REQ_FD = 5, 21
+
+
+def memfd(size: int = 4096) -> int:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, size)
+    return fd
+
+
+@contextmanager
+def for_row(row: Row, count: int | None = None) -> Iterator[list[int]]:
+    """As many as the message takes, or ``count``; closed afterwards."""
+    fds = [_one(row) for _ in range(row.fds if count is None else count)]
+    try:
+        yield fds
+    finally:
+        close_all(fds)
+
+
+def _one(row: Row) -> int:
+    if row.number == SET_MEM_TABLE:
+        return memfd()
+    if row.number == SET_BACKEND_REQ_FD:
+        ours, theirs = socket.socketpair()
+        ours.close()
+        return theirs.detach()
+    return os.eventfd(0)
