@@ -1,4 +1,6 @@
-"""Header, payload, ancillary data (vhost-user: "Header", "Ancillary data"). Who breaks them is in integration/."""
+"""Header, payload, ancillary data (vhost-user: "Header", "Ancillary data"). Who breaks them is
+in integration/.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who is answered, how often (vhost-user: "REPLY_ACK"). One reply too many, and a front-end is out of step."""
+"""Who is answered, how often (vhost-user: "REPLY_ACK"). One reply too many, and a front-end is
+out of step.
+"""
 
 from __future__ import annotations
 
