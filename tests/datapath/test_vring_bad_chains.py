@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ from tests.datapath.rig import MODERN, RX, TX, Bench, Ring, V, frame
 from vhostuser.datapath.faults import ERROR_NAMES, explain
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.worker import EventKind
+from vhostuser.errors import GuestError
 from vhostuser.frontend.guest_memory import Region
 from vhostuser.frontend.net_header import PLAIN
 
@@ -551,3 +553,70 @@ def test_empty_receive_buffers_are_not_free(bench: Bench) -> None:
     bench.turn()
 
     assert 1 <= tx.used_index <= 8, "each of 64 frames walked 32 million descriptors"
+
+
+def test_chain_in_more_pieces_than_a_burst_holds(bench: Bench) -> None:
+    """Each of 32768 legal descriptors lies across a border: 65536 pieces, and 4 GiB are not even near."""
+    _, tx = bench.guest(MODERN | V.INDIRECT_DESC, regions=REGIONS).pair(PortKind.SINK, 32768)
+    table = tx.guest.memory.alloc(16 * 32768, 16)
+    row = (BORDER - 1).to_bytes(8, "little") + (2).to_bytes(4, "little")
+    rows = [(row + NEXT.to_bytes(2, "little") + i.to_bytes(2, "little")) for i in range(1, 32768)]
+    tx.guest.memory.write(table, b"".join(rows) + row + bytes(4))
+    tx.queue.write_descriptor(0, table, 16 * 32768, INDIRECT, 0)
+    tx.start()
+    bench.settle()
+    tx.queue.offer_raw(0)
+    tx.kick()
+    bench.settle()
+
+    [event] = bench.reported(EventKind.RING_BROKEN)
+    assert ERROR_NAMES[event.error] == "pieces"
+    assert tx.used_index == 0
+
+
+# Broken from the start
+
+
+@pytest.mark.parametrize("ahead", [SIZE + 1, 65535])
+def test_avail_index_too_far_at_the_first_look(bench: Bench, ahead: int) -> None:
+    _, tx = bench.guest().pair(PortKind.SINK, SIZE)
+    tx.queue.write_avail_index(ahead)
+    tx.start(base=7)
+
+    bench.settle()
+
+    [event] = bench.reported(EventKind.RING_BROKEN)
+    assert (ERROR_NAMES[event.error], event.values) == ("avail index", (ahead, 0, SIZE, 7))
+    assert bench.reported(EventKind.RING_STARTED) == []
+    assert (tx.errors(), tx.used_index) == (1, 0)
+
+
+def test_error_goes_to_the_err_fd_of_now(tx: Victim) -> None:
+    newer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        tx.ring.pair.set_err(tx.ring.which, newer)
+        tx.offer(SIZE)
+        assert (tx.ring.errors(), os.eventfd_read(newer)) == (0, 1)
+    finally:
+        tx.ring.stop()
+        os.close(newer)
+
+
+def test_ring_without_err_fd(tx: Victim) -> None:
+    tx.ring.pair.set_err(tx.ring.which, -1)
+    tx.offer(SIZE)
+
+    assert len(tx.bench.reported(EventKind.RING_BROKEN)) == 1
+    assert tx.ring.errors() == 0
+
+
+def test_new_kick_fd_that_cannot_be_watched(tx: Victim) -> None:
+    """The ring would never be served again: it breaks and says so, twice over."""
+    with open("/proc/self/status") as file, pytest.raises(GuestError, match="the kernel refused: errno 1"):
+        tx.ring.pair.set_kick(tx.ring.which, file.fileno(), is_drained=False)
+    tx.bench.settle()
+
+    [event] = tx.bench.reported(EventKind.RING_BROKEN)
+    assert (ERROR_NAMES[event.error], event.values[0]) == ("system", 1)
+    assert tx.ring.errors() == 1
+    tx.expect_others_go_on()
