@@ -124,7 +124,7 @@ def test_ring_runs_whatever_the_order_of_messages(rig: Rig, order: tuple[str, ..
     assert rig.device.idle_reasons() == {}
 
 
-@pytest.mark.parametrize("left_out", ["memory", "num", "addr", "kick"])
+@pytest.mark.parametrize("left_out", ["features", "memory", "num", "addr", "kick"])
 def test_ring_that_lacks_an_item_does_not_run_and_says_which(rig: Rig, left_out: str) -> None:
     for name, say in rig.items(1).items():
         if name != left_out:
@@ -132,7 +132,13 @@ def test_ring_that_lacks_an_item_does_not_run_and_says_which(rig: Rig, left_out:
 
     assert rig.settle() == []
     reason = rig.device.idle_reasons()[1]
-    words = {"memory": "MEM_TABLE", "num": "VRING_NUM", "addr": "VRING_ADDR", "kick": "VRING_KICK"}
+    words = {
+        "features": "SET_FEATURES",
+        "memory": "MEM_TABLE",
+        "num": "VRING_NUM",
+        "addr": "VRING_ADDR",
+        "kick": "VRING_KICK",
+    }
     assert words[left_out] in reason
 
 
@@ -170,6 +176,20 @@ def test_get_vring_base_of_a_ring_never_set_up_is_what_was_said(rig: Rig) -> Non
 
     assert rig.device.get_vring_base(6) == 77
     assert rig.device.get_vring_base(200) == 0
+
+
+@pytest.mark.parametrize("before", ["memory", "num", "addr", "kick"])
+def test_ring_waits_for_features_that_say_what_its_words_mean(rig: Rig, before: str) -> None:
+    items = rig.items(1)
+    for name in ("memory", "num", "base", "addr", "kick"):
+        if name == before:
+            continue
+        items[name]()
+    assert rig.settle() == []
+    items["features"]()
+    items[before]()
+
+    assert [(event.kind, event.ring) for event in rig.settle()] == [(EventKind.RING_STARTED, 1)]
 
 
 def test_last_ring_that_stops_stops_the_port(rig: Rig) -> None:
@@ -215,6 +235,7 @@ def test_ring_outside_the_memory_table_does_not_start_until_a_table_has_it(
 ) -> None:
     rig.say_memory()
     items = rig.items(1)
+    items["features"]()
     items["num"]()
     rig.device.set_vring_addr(VringAddr(1, 0, 0x10, 0x2000, 0x1000, 0))
     items["kick"]()

@@ -69,6 +69,7 @@ class NetDevice:
         self._link = PortLink(port, queues, helper, self._settle_all)
         self._rings: dict[int, RingItems] = {}
         self._features = VirtioFeature(0)
+        self._has_features = False
         self._memory: MappedMemory | None = None
         self._backend_fd = -1
         self._pair_ports: dict[int, bool] = {}
@@ -103,6 +104,9 @@ class NetDevice:
             self._log.info("guest features: %s", ", ".join(feature_names(acked)) or "none")
         self._features = acked
         self._packet.set_features(acked)
+        if not self._has_features:
+            self._has_features = True
+            self._settle_all()
 
     def set_protocol_features(self, acked: ProtocolFeature) -> None:
         pass
@@ -185,6 +189,7 @@ class NetDevice:
         self._swap_memory(None)
         self._packet.clear_fault()
         self._features = VirtioFeature(0)
+        self._has_features = False
 
     def close(self) -> None:
         """Frees what C holds; after `disconnect`."""
@@ -213,7 +218,7 @@ class NetDevice:
                 if self._seems_private(index):
                     reasons[index] = PRIVATE_MEMORY
             elif ring.state.is_started or ring.addr:
-                lacking = ring.missing() + ([] if self._memory else ["SET_MEM_TABLE"])
+                lacking = ring.missing() + self._missing()
                 reasons[index] = ring.refusal or f"{' and '.join(lacking) or 'the port'} has not come yet"
         return reasons
 
@@ -228,7 +233,12 @@ class NetDevice:
         return self._rings.setdefault(index, RingItems())
 
     def _is_ready(self, ring: RingItems) -> bool:
-        return self._memory is not None and ring.is_complete
+        return ring.is_complete and not self._missing()
+
+    def _missing(self) -> list[str]:
+        """What every ring waits for. Without features nobody knows what the words in a ring mean."""
+        lacking = [] if self._has_features else ["SET_FEATURES"]
+        return lacking if self._memory else [*lacking, "SET_MEM_TABLE"]
 
     def _settle(self, index: int) -> None:
         """Brings port and ring to where the items now say."""
