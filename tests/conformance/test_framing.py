@@ -1,6 +1,4 @@
-"""Header, payload, ancillary data (vhost-user: "Header", "Ancillary data"). Who breaks them is
-in integration/.
-"""
+"""Header, payload and ancillary data (vhost-user: "Header", "Ancillary data")."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Who is answered, how often (vhost-user: "REPLY_ACK"). One reply too many, and a front-end is
-out of step.
-"""
+"""Who is answered, and how often (vhost-user: "REPLY_ACK"): one reply too many is out of step for good."""
 
 from __future__ import annotations
 
