@@ -4,7 +4,9 @@
 # the status is 0 only when everything passed.
 #
 #   sh tests/run.sh            everything
-#   sh tests/run.sh --quick    unit tests only: no peers, no root, no checks of style
+#   sh tests/run.sh --quick    unit tests only, in two minutes: no peers, no checks of style
+#
+# As root: the taps of the tests are made in network namespaces of their own.
 #
 # Further arguments go to pytest.
 set -eu
