@@ -1,9 +1,9 @@
 #!/bin/sh
-# Needs root (to make a tap). Serves a tap to a QEMU guest and prints the QEMU line for the QEMU that is installed.
+# Needs root (to make a tap). Serves a tap and prints the lines for a guest, as the QEMU installed here wants them.
 #
 #     sh examples/tap_qemu.sh [--check] [SOCKET [TAP]]
 #
-# --check prints the lines and ends. The host gets 192.0.2.1/24 on the tap; give the guest 192.0.2.2/24.
+# --check prints the lines and ends. The host gets 192.0.2.1/24 on the tap; the guest takes 192.0.2.2/24.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -15,18 +15,15 @@ fi
 socket=${1:-/tmp/vm1.sock}
 tap=${2:-vm1}
 
-# QEMU 9.2 renamed reconnect (seconds) to reconnect-ms; QEMU 7.2 without KVM crashes with MSI-X on this NIC.
-version=$(qemu-system-x86_64 --version 2>/dev/null | sed -n 's/.*version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
-major=${version% *}
-minor=${version#* }
+# As major * 100 + minor; one that is not installed is taken for a new one.
+version=$(qemu-system-x86_64 --version 2>/dev/null | sed -n 's/.* version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+version=$(set -- ${version:-10 0} && echo $(($1 * 100 + $2)))
+# QEMU 9.2 counts the time between two attempts to connect in milliseconds.
 reconnect=reconnect-ms=1000
-if [ "${major:-10}" -lt 9 ] || { [ "${major:-10}" -eq 9 ] && [ "${minor:-0}" -lt 2 ]; }; then
-    reconnect=reconnect=1
-fi
+[ "$version" -ge 902 ] || reconnect=reconnect=1
+# QEMU 7.2 crashes when this NIC uses MSI-X without KVM.
 vectors=
-if [ "${major:-10}" -lt 8 ] && [ ! -w /dev/kvm ]; then
-    vectors=,vectors=0
-fi
+[ "$version" -ge 800 ] || { true 3<>/dev/kvm; } 2>/dev/null || vectors=,vectors=0
 
 cat <<LINES
 Start the guest with:
@@ -43,11 +40,14 @@ LINES
 
 "$root/.venv/bin/vhostuser" serve --socket-path "$socket" --port "tap:$tap" &
 server=$!
-trap 'kill "$server" 2>/dev/null; wait "$server"' EXIT
+trap 'kill "$server" 2>/dev/null && wait "$server"' EXIT
 trap 'exit 130' INT TERM
-until ip link show "$tap" >/dev/null 2>&1; do
-    kill -0 "$server" 2>/dev/null || exit 3
+# The tap is there once the server has made it.
+until ip addr replace 192.0.2.1/24 dev "$tap" 2>/dev/null; do
+    kill -0 "$server" 2>/dev/null || break
     sleep 0.1
 done
-ip addr add 192.0.2.1/24 dev "$tap"
-wait "$server"
+status=0
+wait "$server" || status=$?
+trap - EXIT
+exit "$status"
