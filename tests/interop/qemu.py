@@ -99,8 +99,18 @@ def typed(name: str, text: str) -> object:
     return text == "on" if name in SWITCHES else text
 
 
+def plain_machine(cpus: int) -> list[str]:
+    """The words of a small machine under emulation, with nothing but what the tests give it."""
+    words = ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-smp", str(cpus)]
+    words += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(MEMORY_MIB)]
+    return [*words, "-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+
+
 class Guest(Program):
-    """QEMU with our guest. `boot()` waits for the shell; `sh()` runs a command in the guest."""
+    """QEMU with our guest. `boot()` waits for the shell; `sh()` runs a command in the guest.
+
+    `machine` has other words than `plain_machine` for the machine.
+    """
 
     def __init__(
         self,
@@ -109,6 +119,7 @@ class Guest(Program):
         namespace: Namespace | None = None,
         cpus: int = 1,
         core: int | None = None,
+        machine: Sequence[str] = (),
     ) -> None:
         image = build_guest_image()
         self._shell_path = folder / "shell"
@@ -117,10 +128,7 @@ class Guest(Program):
         self._shell: socket.socket | None = None
         self._qmp: Qmp | None = None
         self._plugged = 0
-        argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg"]
-        argv += ["-smp", str(cpus)]
-        argv += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(MEMORY_MIB)]
-        argv += ["-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+        argv = [QEMU, *(machine or plain_machine(cpus))]
         argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
         argv += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on"]
         argv += ["-serial", f"file:{self._console_path}"]
