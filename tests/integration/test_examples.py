@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,7 @@ def test_tap_qemu_serves_the_tap_until_it_is_told_to_end() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         assert script.stdout is not None
         try:
@@ -130,7 +132,9 @@ def test_tap_qemu_serves_the_tap_until_it_is_told_to_end() -> None:
             script.terminate()
             rest = script.stdout.read()
         finally:
-            script.kill()
+            # The whole group: a script that is killed cannot end its server. Not waited for yet, so it is its.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(script.pid, signal.SIGKILL)
             script.wait()
             script.stdout.close()
         assert script.returncode == 130, rest
