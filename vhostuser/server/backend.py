@@ -77,8 +77,9 @@ class Backend:
         close_fds(self._connection.pending_fds())
         self._session.close()
         self._device.disconnect()
-        self._transport.close()
+        # Before the socket goes: whoever sees the end finds the reason in the log.
         self._log.log(level, "front-end disconnected%s", f": {reason}" if reason else "")
+        self._transport.close()
         self._on_end(reason)
 
     def _on_readable(self) -> None:
