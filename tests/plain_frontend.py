@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vhostuser.frontend.timeouts import scaled
+
 HEADER = struct.Struct("=III")
 VERSION, REPLY, NEED_REPLY = 0x1, 0x4, 0x8
 GET_FEATURES, SET_FEATURES, SET_PROTOCOL_FEATURES = 1, 2, 16
@@ -20,7 +22,6 @@ VERSION_1 = 1 << 32
 REPLY_ACK = 1 << 3
 SERVED_PROTOCOL = 1 << 0 | 1 << 2 | REPLY_ACK | 1 << 4 | 1 << 5 | 1 << 13
 """MQ, RARP, REPLY_ACK, MTU, BACKEND_REQ, RESET_DEVICE: what this version offers without a config space."""
-SECONDS = 20.0
 
 
 def u64(value: int) -> bytes:
@@ -46,8 +47,13 @@ class PlainFrontend:
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(SECONDS)
-        self.sock.connect(str(path))
+        try:
+            # Without a timeout: that would not wait for room in the backlog.
+            self.sock.connect(str(path))
+        except BaseException:
+            self.sock.close()
+            raise
+        self.sock.settimeout(scaled(20))
 
     def __enter__(self) -> Self:
         return self

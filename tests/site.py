@@ -26,6 +26,7 @@ from vhostuser.frontend import calls
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frontend import Frontend
+from vhostuser.frontend.timeouts import Deadline
 from vhostuser.server.server import Server
 
 T = TypeVar("T")
@@ -41,8 +42,10 @@ def frame(number: int) -> bytes:
 
 
 def wait(probe: Callable[[], bool]) -> None:
-    """Until ``probe`` holds; pytest's own time limit ends what never does."""
+    """Until ``probe`` holds. What is waited for is the kernel's or the server's, and sets no event."""
+    deadline = Deadline(20)
     while not probe():
+        assert deadline.left, "what was waited for did not come"
         time.sleep(0.001)
 
 

@@ -7,12 +7,11 @@ import select
 import socket
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
-from tests.integration.conftest import FRAME, Site, wait
+from tests.site import FRAME, Site, wait
 from vhostuser.errors import PeerError
 from vhostuser.frontend.calls import memory_table, set_mem_table
 from vhostuser.frontend.driver import VirtioNetDriver
@@ -21,15 +20,6 @@ from vhostuser.wire.payloads import MemoryRegion, MemTable
 
 PAGE = 4096
 END = 1 << 64
-
-
-@contextmanager
-def running(site: Site) -> Iterator[VirtioNetDriver]:
-    """A driver whose rings run; afterwards they still do, and frames come back."""
-    with VirtioNetDriver.connect(site.path) as driver:
-        yield driver
-        driver.send(FRAME)
-        assert driver.recv().frame == FRAME
 
 
 def memfd(size: int = 4 * PAGE) -> int:
@@ -83,7 +73,7 @@ def log_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_table_that_cannot_be_is_refused(
     site: Site, caplog: pytest.LogCaptureFixture, regions: list[tuple[int, int, int, int]]
 ) -> None:
-    with running(site) as driver:
+    with site.running() as driver:
         table = MemTable(tuple(MemoryRegion(*region) for region in regions))
         assert_refused(driver, table, [memfd() for _ in regions])
 
@@ -140,7 +130,7 @@ def make_sealed() -> int:
 def test_fd_that_cannot_be_mapped_is_refused(
     site: Site, caplog: pytest.LogCaptureFixture, make: Callable[[], int]
 ) -> None:
-    with running(site) as driver:
+    with site.running() as driver:
         assert_refused(driver, MemTable((MemoryRegion(0, PAGE, 0x100000, 0),)), [make()])
 
     assert len(log_lines(caplog)) == 1
@@ -149,7 +139,7 @@ def test_fd_that_cannot_be_mapped_is_refused(
 @pytest.mark.parametrize("count", [0, 1, 3, 33, 0xFFFFFFFF])
 def test_region_count_that_lies_is_refused(site: Site, count: int) -> None:
     # Two regions and two fds come; the table says otherwise.
-    with running(site) as driver:
+    with site.running() as driver:
         body = struct.pack("=II", count, 0) + b"".join(
             struct.pack("=QQQQ", number * PAGE, PAGE, 0x100000 + number * PAGE, 0) for number in range(2)
         )
@@ -165,13 +155,13 @@ def test_region_count_that_lies_is_refused(site: Site, count: int) -> None:
 
 @pytest.mark.parametrize("fds", [0, 1, 3])
 def test_fd_count_that_differs_from_the_regions_is_refused(site: Site, fds: int) -> None:
-    with running(site) as driver:
+    with site.running() as driver:
         table = MemTable(tuple(MemoryRegion(n * PAGE, PAGE, 0x100000 + n * PAGE, 0) for n in range(2)))
         assert_refused(driver, table, [memfd() for _ in range(fds)])
 
 
 def test_same_table_again_while_rings_run_loses_no_frame(site: Site) -> None:
-    with running(site) as driver:
+    with site.running() as driver:
         for _ in range(20):
             driver.frontend.run(
                 set_mem_table(memory_table(driver.memory), driver.memory.fds()), need_reply=True
@@ -183,7 +173,7 @@ def test_same_table_again_while_rings_run_loses_no_frame(site: Site) -> None:
 def test_table_without_the_rings_breaks_them_and_no_more(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with VirtioNetDriver.connect(site.path) as driver:
+    with site.driver() as driver:
         # The port follows on a thread of its own: a frame that came back shows that both rings run by now.
         driver.send(FRAME)
         assert driver.recv().frame == FRAME
@@ -199,7 +189,7 @@ def test_table_without_the_rings_breaks_them_and_no_more(
 
 @pytest.mark.parametrize("left", [0, PAGE])
 def test_file_truncated_under_traffic_costs_its_device_only(site: Site, left: int) -> None:
-    driver = VirtioNetDriver.connect(site.path)
+    driver = site.driver()
     with driver:
         driver.send(FRAME)
         assert driver.recv().frame == FRAME
@@ -212,7 +202,7 @@ def test_file_truncated_under_traffic_costs_its_device_only(site: Site, left: in
 def test_hole_in_the_memory_reads_as_zeros_and_harms_nobody(site: Site) -> None:
     import ctypes
 
-    with VirtioNetDriver.connect(site.path) as driver:
+    with site.driver() as driver:
         libc = ctypes.CDLL(None, use_errno=True)
         fd = driver.memory.fds()[0]
         size = os.fstat(fd).st_size
