@@ -132,7 +132,7 @@ def test_tap_qemu_serves_the_tap_until_it_is_told_to_end() -> None:
             script.terminate()
             rest = script.stdout.read()
         finally:
-            # The whole group: a script that is killed cannot end its server. Not waited for yet, so it is its.
+            # The whole group: a script that is killed cannot end its server.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(script.pid, signal.SIGKILL)
             script.wait()
