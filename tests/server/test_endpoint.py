@@ -62,6 +62,7 @@ async def test_socket_gets_the_rights_that_were_asked_for(folder: Path) -> None:
 async def test_unknown_owner_is_named(folder: Path, key: str, value: str) -> None:
     with pytest.raises(EnvironmentLacksError, match=value):
         endpoint_for(config(folder / "a.sock", **{key: value}), refuse, LOG)
+    assert os.listdir(folder) == [], "no socket that nobody serves"
 
 
 async def test_stale_socket_is_replaced(folder: Path) -> None:

@@ -194,8 +194,10 @@ def _bind(config: DeviceConfig) -> socket.socket:
     assert path is not None
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX)
+    is_made = False
     try:
         sock.bind(path)
+        is_made = True
         # Nobody gets in before listen(), so there is no moment with other rights than these.
         if config.socket_mode is not None:
             os.chmod(path, config.socket_mode)
@@ -203,6 +205,8 @@ def _bind(config: DeviceConfig) -> socket.socket:
             os.chown(path, _uid(config.socket_owner), _gid(config.socket_group))
     except BaseException as error:
         sock.close()
+        if is_made:
+            os.unlink(path)
         if isinstance(error, OSError):
             raise _not_bound(path, error) from None
         raise
