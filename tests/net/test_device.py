@@ -245,6 +245,20 @@ def test_ring_outside_the_memory_table_does_not_start_until_a_table_has_it(
     assert "0x10" in rig.device.idle_reasons()[1]
 
 
+def test_ring_that_did_not_start_may_be_stopped_and_started_elsewhere(rig: Rig) -> None:
+    items = rig.items(1)
+    for name in ("features", "memory", "num", "kick"):
+        items[name]()
+    rig.device.set_vring_addr(VringAddr(1, 0, 0x10, 0x2000, 0x1000, 0))
+    assert rig.settle() == []
+
+    rig.stop(1)
+    items["addr"]()
+    items["kick"]()
+
+    assert [event.kind for event in rig.settle()] == [EventKind.RING_STARTED]
+
+
 def test_wrong_notify_fd_is_refused_and_the_old_one_stays(rig: Rig) -> None:
     rig.start(1)
 

@@ -176,7 +176,10 @@ class NetDevice:
         _close(old)
 
     def set_vring_state(self, index: int, state: RingState) -> None:
-        self._ring(index).state = state
+        ring = self._ring(index)
+        ring.state = state
+        if not state.is_started:
+            ring.refusal = ""
         self._settle(index)
 
     # For the owner
