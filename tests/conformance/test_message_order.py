@@ -106,7 +106,7 @@ def test_virtio_user_changes_memory_with_its_rings_started(site: Site) -> None:
             driver.enable(0, False)
             driver.frontend.set_mem_table(calls.memory_table(driver.memory), driver.memory.fds())
             driver.enable(0, True)
-            # virtio-user asks for no ack here, and what comes to a ring that is still disabled is thrown away.
+            # virtio-user asks for no ack here, and what comes to a ring still disabled is thrown away.
             driver.frontend.get_features()
             echo(driver, frame(number))
 
