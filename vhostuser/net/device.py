@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 
 from vhostuser.datapath.mapping import MappedMemory
-from vhostuser.datapath.port_ops import PortKind, PortOps
+from vhostuser.datapath.port_ops import PortOps
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringCounters
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import GuestError, RequestError, VhostUserError
@@ -19,6 +19,7 @@ from vhostuser.net.announce import rarp_frame
 from vhostuser.net.config_space import ConfigSpace
 from vhostuser.net.events import describe
 from vhostuser.net.notify_fd import NotifyFd
+from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
 from vhostuser.net.ring_items import RingItems, fd_of
 from vhostuser.session.states import RingState
@@ -59,7 +60,6 @@ class NetDevice:
     ) -> None:
         self._packet = packet
         self._port = port
-        self._ops = ops
         self._queues = queues
         self._offer = offer
         self._protocol_offer = protocol_offer
@@ -67,15 +67,12 @@ class NetDevice:
         self._helper = helper
         self._log = log
         self._link = PortLink(port, queues, helper, self._settle_all)
+        self._pair_ports = PairPorts(packet, ops, queues, log)
         self._rings: dict[int, RingItems] = {}
         self._features = VirtioFeature(0)
         self._has_features = False
         self._memory: MappedMemory | None = None
         self._backend_fd = -1
-        self._pair_ports: dict[int, bool] = {}
-        """Pair -> whether it reads its port queue, as last told to C."""
-        self._shared_fds: dict[int, int] = {}
-        """Pair -> its own duplicate of a queue fd that belongs to another pair too."""
 
     # What is offered
 
@@ -197,9 +194,7 @@ class NetDevice:
     def close(self) -> None:
         """Frees what C holds; after `disconnect`."""
         self._packet.close()
-        for fd in self._shared_fds.values():
-            os.close(fd)
-        self._shared_fds.clear()
+        self._pair_ports.close()
 
     def on_event(self, event: WorkerEvent) -> bool:
         """Says in the log what C reported; False when the front-end has to be disconnected."""
@@ -262,37 +257,8 @@ class NetDevice:
             self._link.want_stopped()
             return
         used = {index // 2 for index in ready if self._rings[index].state.is_enabled}
-        self._link.want_started(self._features, frozenset(n % self._queues for n in used))
-        self._share_queues(used)
-
-    def _share_queues(self, used: set[int]) -> None:
-        """Of the pairs on one port queue, the first that is used reads it; all of them write to it."""
-        readers = {n % self._queues: n for n in sorted(used, reverse=True)}
-        for n in used | self._pair_ports.keys():
-            reads = readers.get(n % self._queues) == n
-            if self._pair_ports.get(n) is not reads:
-                self._pair_ports[n] = reads
-                self._packet.pair(n).set_port(
-                    self._ops.kind, self._queue_fd(n), reads=reads, frame_size=self._ops.frame_size
-                )
-
-    def _queue_fd(self, n: int) -> int:
-        if self._ops.kind is not PortKind.FD:
-            return -1
-        if n < self._queues:
-            return self._ops.fds[n]
-        if n not in self._shared_fds:
-            if not self._shared_fds:
-                self._log.warning(
-                    "the front-end brings more queue pairs than the port's %d: pair %d shares queue %d; "
-                    "raise --queues",
-                    self._queues,
-                    n,
-                    n % self._queues,
-                )
-            # A file description can be in an epoll set once for each fd number.
-            self._shared_fds[n] = os.dup(self._ops.fds[n % self._queues])
-        return self._shared_fds[n]
+        self._link.want_started(self._features, frozenset(map(self._pair_ports.queue_of, used)))
+        self._pair_ports.share(used)
 
     def _settle_ring(self, index: int) -> None:
         ring = self._rings[index]
@@ -312,7 +278,11 @@ class NetDevice:
     def _enabled(self, index: int, ring: RingItems) -> RingEnabled:
         if not ring.state.is_enabled:
             return RingEnabled.DISABLED
-        return RingEnabled.ENABLED if self._link.is_ready(index // 2 % self._queues) else RingEnabled.HELD
+        return (
+            RingEnabled.ENABLED
+            if self._link.is_ready(self._pair_ports.queue_of(index // 2))
+            else RingEnabled.HELD
+        )
 
     def _stop(self, index: int) -> None:
         ring = self._rings[index]
