@@ -370,17 +370,45 @@ def test_fault_asks_for_the_front_end_to_be_disconnected(rig: Rig) -> None:
     assert not rig.device.on_event(faulted)
 
 
-def test_ring_that_is_kicked_but_stays_empty_points_at_private_memory(rig: Rig) -> None:
-    # With share=off QEMU passes an fd whose pages the guest never writes to.
-    rig.start(1)
-    for _ in range(3):
-        kick = os.eventfd(0)
-        rig.device.set_vring_kick(1, os.dup(kick))
-        os.eventfd_write(kick, 1)
-        os.close(kick)
+def kick(rig: Rig, index: int, times: int) -> None:
+    for _ in range(times):
+        eventfd = os.eventfd(0)
+        rig.device.set_vring_kick(index, os.dup(eventfd))
+        os.eventfd_write(eventfd, 1)
+        os.close(eventfd)
         rig.settle()
 
+
+def test_ring_that_is_kicked_but_stays_empty_points_at_private_memory(rig: Rig) -> None:
+    # With share=off QEMU passes an fd whose pages the guest never writes to. It kicks once, and the driver
+    # once for its first frame.
+    rig.start(1)
+    kick(rig, 1, 2)
+
     assert "share=on" in rig.device.idle_reasons()[1]
+
+
+def test_guest_that_has_sent_nothing_yet_is_fine_however_often_it_starts(rig: Rig) -> None:
+    items = rig.items(1)
+    rig.start(1)
+    for _ in range(3):
+        kick(rig, 1, 1)
+        assert rig.device.idle_reasons() == {}
+        rig.stop(1)
+        items["addr"]()
+        items["kick"]()
+        rig.settle()
+
+    assert rig.device.idle_reasons() == {}
+
+
+def test_ring_that_was_stopped_waits_for_nothing(rig: Rig) -> None:
+    rig.start(1)
+    rig.stop(1)
+
+    assert rig.device.idle_reasons() == {}
+    rig.items(1)["addr"]()
+    assert rig.device.idle_reasons() == {1: "SET_VRING_KICK has not come yet"}
 
 
 def test_ring_that_is_kicked_and_used_is_fine(rig: Rig) -> None:

@@ -18,6 +18,7 @@ from vhostuser.errors import GuestError, RequestError, VhostUserError
 from vhostuser.net.announce import rarp_frame
 from vhostuser.net.config_space import ConfigSpace
 from vhostuser.net.events import describe
+from vhostuser.net.idle_reasons import idle_reasons
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
@@ -30,13 +31,6 @@ from vhostuser.wire.payloads import MemoryRegion, VringAddr
 QUEUE_NUM = 128
 """GET_QUEUE_NUM: pairs to QEMU, rings to Cloud Hypervisor; true in both readings for up to 64 pairs."""
 QUEUE_NUM_MANY = 256
-
-KICKS_FOR_NOTHING = 3
-"""QEMU kicks once by itself at each start, and a driver may once more."""
-PRIVATE_MEMORY = (
-    "the guest kicks it, but it stays empty: guest memory is probably not shared "
-    "(QEMU: share=on at the memory backend; Cloud Hypervisor: --memory shared=on)"
-)
 
 
 class NetDevice:
@@ -135,11 +129,15 @@ class NetDevice:
     # What is said about one ring
 
     def set_vring_num(self, index: int, num: int) -> None:
-        self._ring(index).size = num
+        ring = self._ring(index)
+        ring.size = num
+        ring.is_begun = True
         self._settle(index)
 
     def set_vring_addr(self, addr: VringAddr) -> None:
-        self._ring(addr.index).addr = addr
+        ring = self._ring(addr.index)
+        ring.addr = addr
+        ring.is_begun = True
         self._settle(addr.index)
 
     def set_vring_base(self, index: int, base: int) -> None:
@@ -147,6 +145,7 @@ class NetDevice:
 
     def get_vring_base(self, index: int) -> int:
         ring = self._ring(index)
+        ring.is_begun = False
         ring.close_kick_and_call()
         return ring.base
 
@@ -210,20 +209,9 @@ class NetDevice:
 
     def idle_reasons(self) -> dict[int, str]:
         """Why rings that were started or partly set up do nothing, in words; empty when all is well."""
-        reasons = {}
-        for index, ring in sorted(self._rings.items()):
-            if ring.runs:
-                if self._seems_private(index):
-                    reasons[index] = PRIVATE_MEMORY
-            elif ring.state.is_started or ring.addr:
-                lacking = ring.missing() + self._missing()
-                reasons[index] = ring.refusal or f"{' and '.join(lacking) or 'the port'} has not come yet"
-        return reasons
-
-    def _seems_private(self, index: int) -> bool:
-        """The guest kicks a transmit ring that stays empty in our view: it writes to another copy."""
-        counters = self._packet.pair(index // 2).counters(index % 2)
-        return index % 2 == 1 and counters.chains == 0 and counters.kicks >= KICKS_FOR_NOTHING
+        return idle_reasons(
+            self._rings, self._missing(), lambda index: self._packet.pair(index // 2).counters(index % 2)
+        )
 
     # How it comes to run
 
@@ -271,6 +259,7 @@ class NetDevice:
         try:
             pair.start(index % 2, ring.setup())
             ring.runs = True
+            ring.counters_at_start = pair.counters(index % 2)
         except GuestError as error:
             ring.refusal = str(error)
             self._log.error("ring %d does not start: %s", index, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vhostuser.datapath.vring import VringSetup
+from vhostuser.datapath.vring import VringCounters, VringSetup
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.session.states import INITIAL, RingState
 from vhostuser.wire.payloads import VringAddr
@@ -24,6 +24,9 @@ class RingItems:
     err: NotifyFd | None = None
     runs: bool = False
     """C was told to run it; it may have broken since."""
+    is_begun: bool = False
+    """Size or addresses have come since it was last stopped: the front-end is about to start it."""
+    counters_at_start: VringCounters | None = None
     refusal: str = ""
     """Why C did not start it; cleared when it is stopped or the memory changes."""
 
