@@ -66,7 +66,15 @@ def test_kernel_and_guest_count_the_same_frames(rig: Rig) -> None:
         statistics = f"cat /sys/class/net/eth0/statistics/{direction}_packets"
         return int(guest.sh(statistics)), kernel("vt0")
 
-    before = {direction: counted(direction) for direction in ("tx", "rx")}
+    def count_both() -> dict[str, tuple[int, int]]:
+        return {direction: counted(direction) for direction in ("tx", "rx")}
+
+    def at_rest() -> dict[str, tuple[int, int]] | None:
+        """The last segments of an earlier test may be under way between two readings."""
+        first = count_both()
+        return first if first == count_both() else None
+
+    before = wait_until("counts at rest", at_rest, 5)
     rig.link.ping()
     rig.link.tcp(to_guest=True, mib=8)
     for direction, (guest_before, kernel_before) in before.items():
@@ -75,7 +83,7 @@ def test_kernel_and_guest_count_the_same_frames(rig: Rig) -> None:
             by_guest, by_kernel = counted(direction)
             return by_guest - a == by_kernel - b > 0
 
-        wait_until(f"equal {direction} counts", agree, 5, lambda: str({d: counted(d) for d in before}))
+        wait_until(f"equal {direction} counts", agree, 5, lambda: str(count_both()))
 
 
 def test_interface_down_and_up_again_and_again(rig: Rig) -> None:
