@@ -71,24 +71,10 @@ def test_server_api_says_what_is_wrong_in_one_sentence() -> None:
     assert len(text.splitlines()) == 1
 
 
-QEMU_VERSIONS = [
-    ("7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)", "reconnect=1"),
-    ("9.1.0", "reconnect=1"),
-    ("9.2.0", "reconnect-ms=1000"),
-    ("10.0.2 (Debian 1:10.0.2+ds-2)", "reconnect-ms=1000"),
-]
+def test_tap_qemu_prints_the_line_for_the_socket_that_it_was_given() -> None:
+    text = run("sh", str(EXAMPLES / "tap_qemu.sh"), "--check", "/tmp/x.sock", "vm9")
 
-
-@pytest.mark.parametrize(("version", "reconnect"), QEMU_VERSIONS)
-def test_tap_qemu_prints_the_line_for_this_qemu(tmp_path: Path, version: str, reconnect: str) -> None:
-    qemu = tmp_path / "qemu-system-x86_64"
-    qemu.write_text(f"#!/bin/sh\necho 'QEMU emulator version {version}'\n")
-    qemu.chmod(0o755)
-    path = f"PATH={tmp_path}:{os.environ['PATH']}"
-
-    text = run("env", path, "sh", str(EXAMPLES / "tap_qemu.sh"), "--check", "/tmp/x.sock", "vm9")
-
-    assert f"path=/tmp/x.sock,{reconnect} " in text
+    assert "path=/tmp/x.sock,reconnect" in text
     assert "share=on" in text
 
 

@@ -20,6 +20,7 @@ from vhostuser.frontend.flood import ethernet as plain_ethernet
 from vhostuser.frontend.frames import Endpoint
 from vhostuser.frontend.link import DEFAULT_FEATURES
 from vhostuser.frontend.net_header import HeaderFlag, NetHeader
+from vhostuser.frontend.qemu_line import guest_line, has_kvm, qemu_version
 from vhostuser.frontend.stage import Stage, World, set_up
 from vhostuser.frontend.world import DISCARD_PORT, ECHO_PORT, GUEST, HOST_IP
 from vhostuser.wire.features import VirtioFeature
@@ -36,13 +37,11 @@ NEXT = """\
 Next, a guest of yours:
 
   vhostuser serve --socket-path /tmp/vm1.sock --port tap:vm1
-  qemu-system-x86_64 -accel kvm -accel tcg -m 1G -nographic \\
-    -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem \\
-    -chardev socket,id=vm1,path=/tmp/vm1.sock,reconnect=1 \\
-    -netdev vhost-user,id=net1,chardev=vm1 -device virtio-net-pci,netdev=net1 \\
-    disk.qcow2
 
-(QEMU 7.2 without KVM: virtio-net-pci,netdev=net1,vectors=0)"""
+and in a second terminal:
+
+  ip addr replace 192.0.2.1/24 dev vm1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def run(say: Callable[[str], None], *, seconds: float = 1.0, port: str = "auto")
     say("")
     say(table(rows))
     say("")
-    say(NEXT)
+    say(NEXT + guest_line("/tmp/vm1.sock", qemu_version(), kvm=has_kvm()))
     return 0 if all(row.arrived and not row.wrong for row in rows) else PeerError.exit_status
 
 
