@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -334,7 +335,7 @@ def test_mtu_that_the_port_cannot_have_is_a_warning(rig: Rig, caplog: pytest.Log
 
 
 def test_backend_socket_is_replaced_and_closed(rig: Rig) -> None:
-    first, second = os.eventfd(0), os.eventfd(0)
+    (first, third), (second, fourth) = (map(socket.socket.detach, socket.socketpair()) for _ in range(2))
 
     rig.device.set_backend_req_fd(first)
     rig.device.set_backend_req_fd(second)
@@ -342,6 +343,22 @@ def test_backend_socket_is_replaced_and_closed(rig: Rig) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(first)
     os.fstat(second)
+    os.close(third)
+    os.close(fourth)
+
+
+def test_channel_that_is_no_socket_is_refused_and_the_old_one_stays(rig: Rig) -> None:
+    mine, theirs = socket.socketpair()
+    wrong = os.eventfd(0)
+    rig.device.set_backend_req_fd(theirs.detach())
+
+    with pytest.raises(RequestError, match="not a socket"):
+        rig.device.set_backend_req_fd(wrong)
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(wrong)
+    mine.send(b"x")  # the other end is still open
+    mine.close()
 
 
 def test_config_space_is_read_only(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import subprocess
@@ -55,6 +56,20 @@ async def test_start_that_fails_leaves_nothing_behind(folder: Path) -> None:
         await Server([device(first), device(folder / "none" / "b.sock")]).start()
 
     assert not first.exists()
+
+
+async def test_no_device_says_that_it_listens_before_all_can(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vhostuser")
+    async with serving(device(folder / "a.sock")):
+        assert [record for record in caplog.records if "listening" in record.message]
+    caplog.clear()
+
+    with pytest.raises(EnvironmentLacksError):
+        await Server([device(folder / "b.sock"), device(folder / "none" / "c.sock")]).start()
+
+    assert not [record for record in caplog.records if "listening" in record.message]
 
 
 async def test_close_disconnects_and_may_come_twice(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable
 
 from vhostuser.datapath.mapping import MappedMemory
@@ -115,6 +116,9 @@ class NetDevice:
         self._port.inject(rarp_frame(mac))
 
     def set_backend_req_fd(self, fd: int) -> None:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise RequestError("fd is not a socket, which the back-end's own requests need")
         self._close_backend_fd()
         self._backend_fd = fd
 

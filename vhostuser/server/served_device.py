@@ -76,9 +76,13 @@ class ServedDevice:
             self._port.close()
             raise
 
-    def open(self) -> None:
-        """Lets front-ends come. Raises EnvironmentLacksError."""
+    def bind(self) -> None:
+        """Takes its socket, before `open`. Raises EnvironmentLacksError."""
         self._endpoint = endpoint_for(self.config, self._on_socket, self.log)
+
+    def open(self) -> None:
+        """Lets front-ends come."""
+        assert self._endpoint is not None
         self._endpoint.open()
 
     def on_event(self, event: WorkerEvent) -> None:

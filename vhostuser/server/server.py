@@ -54,6 +54,9 @@ class Server:
             for number, config in enumerate(self._configs):
                 device = ServedDevice(config, number, self._worker, self._helper, self._on_device_finished)
                 self._served.append(device)
+            # None says that it listens before all of them can.
+            for device in self._served:
+                device.bind()
             for device in self._served:
                 device.open()
         except BaseException:
