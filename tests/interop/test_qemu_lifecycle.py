@@ -1,4 +1,5 @@
 """Either side goes away and comes back: the server killed and restarted in both socket roles, QEMU killed.
+And one that never should have come: QEMU with memory that is not shared.
 
 Each test has its own guest and server. A persistent tap keeps its address while there is no server.
 """
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tests.interop.link import Link
 from tests.interop.netns import Namespace
-from tests.interop.qemu import Guest, VhostUserNic
+from tests.interop.qemu import Guest, VhostUserNic, plain_machine
 from tests.interop.rig import tap_rig
 from tests.interop.server_process import Server
 
@@ -99,4 +100,16 @@ def test_two_devices_of_one_server_in_one_guest(folder: Path, namespace: Namespa
             )
             links[1].ping()
             links[1].tcp(to_guest=True)
+        server.stop()
+
+
+def test_guest_whose_memory_is_not_shared_is_told_so(folder: Path, namespace: Namespace) -> None:
+    machine = [word.replace("share=on", "share=off") for word in plain_machine(1)]
+    path = folder / "vm1.sock"
+    with Server(folder, "--socket-path", str(path), "--port", "tap:vt0", namespace=namespace) as server:
+        server.wait_listening(path)
+        with Guest(folder, [VhostUserNic(path)], namespace, machine=machine) as guest:
+            guest.boot()
+            guest.sh("ip link set eth0 up; arping -c 1 -w 1 -I eth0 192.0.2.1", check=False)
+            server.wait_log("share=on at the memory backend", 30)
         server.stop()
