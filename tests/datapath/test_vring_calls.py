@@ -315,3 +315,23 @@ def test_ring_without_kick_fd_is_polled(bench: Bench) -> None:
         assert bench.worker.turn(5) == (False, False)
     assert tx.counters.kicks == 0
     assert bench.reported(EventKind.RING_BROKEN) == []
+
+
+def test_regression_frame_that_needs_more_buffers_than_there_are_is_kicked_on(bench: Bench) -> None:
+    # What is left in the ring does not hold a frame: the driver has to kick at the next buffer, though the
+    # ring is not empty.
+    features = V.VERSION_1 | V.MRG_RXBUF | V.EVENT_IDX
+    rx, _ = bench.guest(features).pair(PortKind.SOURCE, 256, frame_size=9216)
+    for _ in range(7):
+        rx.add_writable([2048])
+    rx.publish()
+    rx.start()
+    bench.settle()
+    assert rx.used_index == 5
+
+    for _ in range(3):
+        rx.add_writable([2048])
+        rx.publish()
+    bench.settle()
+
+    assert rx.used_index == 10

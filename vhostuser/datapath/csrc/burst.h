@@ -34,10 +34,10 @@ static vu_always_inline bool vu_burst_spent(const struct vu_burst *burst)
 
 /* Ends a burst that completed `done` chains: one publish, one call decision, then the error, if any. */
 static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struct vu_vring *vring,
-                                            uint32_t done, int error)
+                                            const struct vu_chain *chains, uint32_t done, int error)
 {
     if (done) {
-        ops->publish(vring, (uint16_t)done);
+        ops->publish(vring, chains, (uint16_t)done);
         vring->used_anything = true;
         vring->counters.chains += done;
         vring->counters.bursts++;
@@ -56,15 +56,9 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
                                                   const struct vu_memory *memory, struct vu_scratch *scratch,
                                                   uint32_t most, int *error)
 {
-    int available = ops->available(vring);
     uint32_t count = 0;
 
     *error = VU_OK;
-    if (vu_unlikely(available < 0)) {
-        *error = available;
-        return 0;
-    }
-    most = VU_MIN(most, (uint32_t)available);
     scratch->tx_pieces.used = scratch->tx_pieces.walked = 0;
     while (count < most && scratch->tx_pieces.walked < VU_BURST_PIECES) {
         int result =
@@ -114,7 +108,7 @@ struct vu_enqueue {
     uint64_t held; /* bytes in rx[used..fetched) */
     uint32_t fetched;
     uint32_t used;
-    int available;
+    bool empty; /* the last reserve wanted a chain that was not there */
     int error;
 };
 
@@ -136,6 +130,7 @@ static vu_always_inline bool vu_enqueue_room(const struct vu_enqueue *rx)
 static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                                     uint64_t bytes)
 {
+    rx->empty = false;
     while (rx->held < bytes && (rx->device->mergeable || rx->fetched == rx->used)) {
         struct vu_chain *chain = &rx->scratch->rx[rx->fetched];
         int result;
@@ -143,21 +138,11 @@ static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *op
         if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS ||
                         rx->scratch->rx_pieces.walked >= VU_PIECES))
             break;
-        if (rx->fetched >= (uint32_t)rx->available) {
-            int available = ops->available(rx->vring);
-
-            if (vu_unlikely(available < 0)) {
-                rx->error = available;
-                break;
-            }
-            rx->available = available;
-            if (rx->fetched >= (uint32_t)available)
-                break;
-        }
         result = ops->fetch(rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
                             &rx->scratch->rx_pieces, chain);
         if (vu_unlikely(result)) {
             rx->error = result < 0 ? result : VU_OK;
+            rx->empty = result == VU_FETCH_EMPTY;
             break;
         }
         rx->held += chain->length;
@@ -185,9 +170,9 @@ static vu_always_inline int vu_enqueue_refusal(const struct vu_enqueue *rx)
     return VU_DROP_NO_BUFFERS;
 }
 
-/* The frame's bytes are in place: writes the header, num_buffers last of all, and the used entries. */
-static vu_always_inline void vu_enqueue_commit(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
-                                               struct vu_net_hdr *header, uint32_t length)
+/* The frame's bytes are in place: writes the header, num_buffers last of all, and what each chain holds. */
+static vu_always_inline void vu_enqueue_commit(struct vu_enqueue *rx, struct vu_net_hdr *header,
+                                               uint32_t length)
 {
     const struct iovec *pieces = vu_enqueue_pieces(rx);
     uint64_t total = rx->device->header_size + (uint64_t)length;
@@ -199,7 +184,6 @@ static vu_always_inline void vu_enqueue_commit(const struct vu_ring_ops *ops, st
         chain->written = (uint32_t)VU_MIN(total, chain->length);
         total -= chain->written;
         rx->held -= chain->length;
-        ops->complete(rx->vring, (uint16_t)rx->used, chain);
         rx->used++;
         buffers++;
     } while (total);
@@ -220,13 +204,13 @@ static vu_always_inline int vu_enqueue_copy(const struct vu_ring_ops *ops, struc
                     !vu_enqueue_header_fits(rx)))
         return vu_enqueue_refusal(rx);
     vu_iov_copy(vu_cursor_at(vu_enqueue_pieces(rx), header_size), frame, length);
-    vu_enqueue_commit(ops, rx, header, length);
+    vu_enqueue_commit(rx, header, length);
     return -1;
 }
 
 static vu_always_inline void vu_enqueue_end(const struct vu_ring_ops *ops, struct vu_enqueue *rx)
 {
-    vu_ring_finish(ops, rx->vring, rx->used, rx->error);
+    vu_ring_finish(ops, rx->vring, rx->scratch->rx, rx->used, rx->error);
 }
 
 static vu_always_inline bool vu_ring_runs(const struct vu_vring *vring)

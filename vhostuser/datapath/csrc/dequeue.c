@@ -24,12 +24,10 @@ static vu_always_inline struct vu_cursor frame_at(const struct tx *tx, const str
     return vu_cursor_at(&tx->scratch->tx_pieces.piece[chain->first], tx->pair->device->header_size);
 }
 
-static vu_always_inline void tx_complete(const struct vu_ring_ops *ops, struct tx *tx, struct vu_chain *chain,
-                                         int drop)
+static vu_always_inline void tx_complete(struct tx *tx, int drop)
 {
     if (vu_unlikely(drop >= 0))
         tx->vring->counters.drops[drop]++;
-    ops->complete(tx->vring, (uint16_t)tx->done, chain);
     tx->done++;
 }
 
@@ -43,7 +41,7 @@ static int write_failed(struct tx *tx, int error)
         return -1;
     case EFAULT:
         /* A system call reports by errno what a load would by SIGBUS: the pages are gone. */
-        vu_device_fault(tx->pair->device, tx->pair->worker, 0);
+        vu_device_fault(tx->pair->device, tx->pair->worker, VU_ERR_MEMORY_FAULT, 0);
         return -1;
     case EBADFD:
         vu_pair_port_gone(tx->pair, error);
@@ -78,7 +76,7 @@ static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct v
     return written;
 }
 
-static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct tx *tx, struct vu_burst *burst)
+static vu_always_inline void burst_to_fd(struct tx *tx, struct vu_burst *burst)
 {
     while (tx->done < tx->fetched) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
@@ -99,7 +97,7 @@ static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct t
             }
         }
         burst->bytes += length;
-        tx_complete(ops, tx, chain, drop);
+        tx_complete(tx, drop);
     }
 }
 
@@ -135,15 +133,14 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
             }
         }
         burst->bytes += length;
-        tx_complete(ops, tx, chain, drop);
+        tx_complete(tx, drop);
     }
     burst->cost += rx.scratch->rx_pieces.walked * VU_COST_PIECE;
     if (open)
         vu_enqueue_end(ops, &rx);
 }
 
-static vu_always_inline void burst_to_nowhere(const struct vu_ring_ops *ops, struct tx *tx,
-                                              struct vu_burst *burst, int reason)
+static vu_always_inline void burst_to_nowhere(struct tx *tx, struct vu_burst *burst, int reason)
 {
     while (tx->done < tx->fetched) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
@@ -157,7 +154,7 @@ static vu_always_inline void burst_to_nowhere(const struct vu_ring_ops *ops, str
                 vu_count_frame(&tx->vring->counters, &header, length);
         }
         burst->bytes += length;
-        tx_complete(ops, tx, chain, drop);
+        tx_complete(tx, drop);
     }
 }
 
@@ -170,27 +167,27 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
 
     tx.fetched = vu_dequeue_fetch(ops, tx.vring, pair->device->memory, tx.scratch, VU_BURST, &error);
     if (vu_unlikely(tx.vring->enabled == VU_RING_DISABLED)) {
-        burst_to_nowhere(ops, &tx, burst, VU_DROP_RING_DISABLED);
+        burst_to_nowhere(&tx, burst, VU_DROP_RING_DISABLED);
     } else {
         switch (pair->port_kind) {
         case VU_PORT_FD:
-            burst_to_fd(ops, &tx, burst);
+            burst_to_fd(&tx, burst);
             break;
         case VU_PORT_ECHO:
             burst_to_same_pair(ops, &tx, burst);
             break;
         case VU_PORT_SINK:
         case VU_PORT_SOURCE:
-            burst_to_nowhere(ops, &tx, burst, -1);
+            burst_to_nowhere(&tx, burst, -1);
             break;
         default:
-            burst_to_nowhere(ops, &tx, burst, VU_DROP_PORT_DOWN);
+            burst_to_nowhere(&tx, burst, VU_DROP_PORT_DOWN);
         }
     }
     burst->packets += tx.done;
     burst->cost += tx.done * VU_COST_FRAME + tx.scratch->tx_pieces.walked * VU_COST_PIECE;
     /* A port that would block, or a fault, leaves chains behind: they are met again, and so is the error. */
-    vu_ring_finish(ops, tx.vring, tx.done, tx.done == tx.fetched ? error : VU_OK);
+    vu_ring_finish(ops, tx.vring, tx.scratch->tx, tx.done, tx.done == tx.fetched ? error : VU_OK);
     return tx.done;
 }
 
@@ -210,7 +207,7 @@ static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct 
         if (done)
             continue;
         ops->arm(vring);
-        if (ops->available(vring) == 0) {
+        if (!ops->grown(vring)) {
             pair->ready &= ~(uint32_t)VU_READY_TX;
             break;
         }

@@ -13,7 +13,9 @@
 #define EXPECTED_LEAST VU_FRAME_PLAIN
 #define SOURCE_ETHERTYPE 0x88b5 /* IEEE 802 local experimental */
 
-enum port_state { PORT_MORE = 0, PORT_EMPTY = 1, PORT_STARVED = 2 };
+/* Starved: the guest has given no buffers.  Stuck: it gave some that cannot hold the frame, which stays so.
+ */
+enum port_state { PORT_MORE = 0, PORT_EMPTY = 1, PORT_STARVED = 2, PORT_STUCK = 3 };
 
 /* Large frames come in runs: believe the largest at once and forget it slowly. */
 static vu_always_inline void expect(struct vu_pair *pair, uint32_t length)
@@ -63,14 +65,14 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
         vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place),
                        rx->scratch->tail, length - in_place);
     }
-    vu_enqueue_commit(ops, rx, header, length);
+    vu_enqueue_commit(rx, header, length);
     return -1;
 }
 
 static int read_failed(struct vu_pair *pair, int error)
 {
     if (error == EFAULT)
-        vu_device_fault(pair->device, pair->worker, 0);
+        vu_device_fault(pair->device, pair->worker, VU_ERR_MEMORY_FAULT, 0);
     else if (error == EBADFD)
         vu_pair_port_gone(pair, error);
     return PORT_EMPTY;
@@ -103,6 +105,11 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
             drop = -1;
         }
         burst->cost += VU_COST_SYSCALL;
+        if (vu_unlikely(length < 0 && errno == EINVAL)) {
+            /* A tap took this one frame off its queue and cannot describe it to us; others wait behind it. */
+            rx.vring->counters.drops[VU_DROP_PORT_REFUSED]++;
+            continue;
+        }
         if (vu_unlikely(length <= 0)) {
             state = length < 0 ? read_failed(pair, errno) : PORT_EMPTY;
             break;
@@ -162,7 +169,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
             /* Nothing is lost, since nothing was there; but a buffer that is too small stays for ever. */
             if (drop == VU_DROP_BUFFER_TOO_SMALL)
                 rx.vring->counters.drops[drop]++;
-            state = PORT_STARVED;
+            state = rx.empty ? PORT_STARVED : PORT_STUCK;
             break;
         }
         pair->sequence++;
@@ -178,7 +185,6 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
 {
     struct vu_vring *vring = &pair->vring[VU_RX];
     struct vu_burst burst = {0};
-    uint32_t seen = UINT32_MAX;
 
     ops->disarm(vring);
     while (!vu_burst_spent(&burst)) {
@@ -192,18 +198,11 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
             pair->ready &= ~(uint32_t)VU_READY_RX;
             break;
         }
-        if (state == PORT_STARVED) {
-            int available;
-            uint16_t end;
-
+        if (state == PORT_STARVED || state == PORT_STUCK) {
             ops->arm(vring);
-            available = ops->available(vring);
-            end = (uint16_t)(vring->position + available);
-            /* Buffers that came since our last look: the driver showed them before it could see that we
-               want a kick.  By where they end, not by how many: as many may have come as were used.  At
-               the same end there are only those that were too small. */
-            if (available > 0 && end != seen) {
-                seen = end;
+            /* Buffers that came since we found none: the driver showed them before it could see that we
+               want a kick. */
+            if (state == PORT_STARVED && ops->grown(vring)) {
                 ops->disarm(vring);
                 continue;
             }

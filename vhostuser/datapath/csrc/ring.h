@@ -7,7 +7,7 @@
  * 2. Nothing is ever left fetched.  A burst fetches chains at `position + k` and moves `position` only when
  *    it publishes, in order; what it does not complete is thereby given back.  So position == used->idx
  *    between turns, a killed process loses nothing, and GET_VRING_BASE needs no draining.
- * 3. A burst ends with one publish and one call decision.
+ * 3. A burst ends with one publish, which writes every used entry, and one call decision.
  * 4. The first bad chain breaks the ring; the chains before it are completed.
  */
 #ifndef VU_RING_H
@@ -64,6 +64,7 @@ struct vu_vring {
     struct vu_used *used;
     uint32_t size;        /* entries; a power of two for the split format */
     uint16_t position;    /* next avail index, and used->idx: see rule 2 */
+    uint16_t avail_seen;  /* avail->idx when it was last read */
     uint16_t signalled;   /* used->idx at the last call decision */
     bool signalled_valid; /* false until the first decision after a start: that one always calls */
     bool event_idx;
@@ -109,22 +110,22 @@ struct vu_pieces {
 };
 
 /* fetch's answers besides VU_OK and enum vu_error. */
-#define VU_FETCH_FULL 1 /* the burst's pieces are used up: complete what there is first */
+#define VU_FETCH_FULL 1  /* the burst's pieces are used up: complete what there is first */
+#define VU_FETCH_EMPTY 2 /* the driver has made no further chain available */
 
 struct vu_ring_ops {
-    /* Chains that the driver has made available beyond position; negative enum vu_error. */
-    int (*available)(struct vu_vring *vring);
-    /* Walks the chain at position + k: readable part for VU_TX, writable part for VU_RX. */
+    /* Walks the chain k behind position, k = 0, 1, 2 ... in a burst: its readable part for VU_TX, its
+       writable part for VU_RX. */
     int (*fetch)(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k, int direction,
                  struct vu_pieces *pieces, struct vu_chain *chain);
-    /* Writes the used entry for position + k; invisible until publish. */
-    void (*complete)(struct vu_vring *vring, uint16_t k, const struct vu_chain *chain);
-    /* Makes n completed chains visible and moves position. */
-    void (*publish)(struct vu_vring *vring, uint16_t n);
+    /* Gives the first n chains of the burst back as used, all at once, and moves position. */
+    void (*publish)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
     /* Whether the driver wants to be called for what was published since the last decision. */
     bool (*wants_call)(struct vu_vring *vring);
-    /* Asks the driver to kick at the next chain; the caller must look at available() once more. */
+    /* Asks the driver to kick at the next chain; the caller must ask grown() afterwards. */
     void (*arm)(struct vu_vring *vring);
+    /* Whether a chain has come since fetch said VU_FETCH_EMPTY. */
+    bool (*grown)(struct vu_vring *vring);
     /* Tells the driver that kicks are not needed. */
     void (*disarm)(struct vu_vring *vring);
 };

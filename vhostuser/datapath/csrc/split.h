@@ -15,15 +15,20 @@ static vu_always_inline vu_le16 *vu_split_avail_event(struct vu_vring *vring)
     return (vu_le16 *)(void *)&vring->used->ring[vring->size];
 }
 
-static vu_always_inline int vu_split_available(struct vu_vring *vring)
+/* Reads avail->idx anew; VU_FETCH_EMPTY when it has not moved. */
+static vu_always_inline int vu_split_look(struct vu_vring *vring)
 {
     /* Pairs with the driver's release of avail->idx after it filled descriptors and ring[]. */
     uint16_t idx = vu_acquire_le16(&vring->avail->idx);
-    uint16_t count = (uint16_t)(idx - vring->position);
 
-    if (vu_unlikely(count > vring->size))
+    if (idx == vring->avail_seen)
+        return VU_FETCH_EMPTY;
+    /* It may not go back either: what is fetched already counts towards the ring's size. */
+    if (vu_unlikely((uint16_t)(idx - vring->avail_seen) >
+                    vring->size - (uint16_t)(vring->avail_seen - vring->position)))
         return vu_trouble(vring, VU_ERR_AVAIL_INDEX, idx, vring->position, vring->size, 0);
-    return count;
+    vring->avail_seen = idx;
+    return VU_OK;
 }
 
 static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k,
@@ -31,24 +36,28 @@ static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct 
 {
     uint16_t slot = (uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1);
 
+    if ((uint16_t)(vring->position + k) == vring->avail_seen) {
+        int result = vu_split_look(vring);
+
+        if (result)
+            return result;
+    }
     chain->head = vu_read_le16(&vring->avail->ring[slot]);
     if (vu_unlikely(chain->head >= vring->size))
         return vu_trouble(vring, VU_ERR_HEAD, chain->head, slot, vring->size, 0);
     return vu_chain_walk(vring, memory, direction, pieces, chain);
 }
 
-static vu_always_inline void vu_split_complete(struct vu_vring *vring, uint16_t k,
-                                               const struct vu_chain *chain)
+static vu_always_inline void vu_split_publish(struct vu_vring *vring, const struct vu_chain *chains,
+                                              uint16_t n)
 {
-    struct vu_used_elem *elem =
-        &vring->used->ring[(uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1)];
+    for (uint16_t k = 0; k < n; k++) {
+        struct vu_used_elem *elem =
+            &vring->used->ring[(uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1)];
 
-    vu_write_le32(&elem->id, chain->head);
-    vu_write_le32(&elem->length, chain->written);
-}
-
-static vu_always_inline void vu_split_publish(struct vu_vring *vring, uint16_t n)
-{
+        vu_write_le32(&elem->id, chains[k].head);
+        vu_write_le32(&elem->length, chains[k].written);
+    }
     vring->position = (uint16_t)(vring->position + n);
     /* Pairs with the driver's acquire of used->idx: entries and buffers are visible first. */
     vu_release_le16(&vring->used->idx, vring->position);
@@ -75,12 +84,17 @@ static vu_always_inline void vu_split_arm(struct vu_vring *vring)
 {
     vring->kick_armed = true;
     if (vring->event_idx)
-        vu_write_le16(vu_split_avail_event(vring), vring->position);
+        vu_write_le16(vu_split_avail_event(vring), vring->avail_seen);
     else
         vu_write_le16(&vring->used->flags, 0);
     /* Wish first, then the caller's last look at avail->idx: pairs with the driver's fence between
        avail->idx and its reading of avail_event or flags.  Without it a kick is lost for ever. */
     vu_full_fence();
+}
+
+static vu_always_inline bool vu_split_grown(struct vu_vring *vring)
+{
+    return vu_acquire_le16(&vring->avail->idx) != vring->avail_seen;
 }
 
 static vu_always_inline void vu_split_disarm(struct vu_vring *vring)
@@ -94,12 +108,11 @@ static vu_always_inline void vu_split_disarm(struct vu_vring *vring)
 }
 
 static const struct vu_ring_ops vu_split_ops = {
-    .available = vu_split_available,
     .fetch = vu_split_fetch,
-    .complete = vu_split_complete,
     .publish = vu_split_publish,
     .wants_call = vu_split_wants_call,
     .arm = vu_split_arm,
+    .grown = vu_split_grown,
     .disarm = vu_split_disarm,
 };
 
