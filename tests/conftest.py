@@ -11,6 +11,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 import pytest
 import uvloop
 
+from vhostuser.datapath import mapping
+from vhostuser.datapath.reaper import reaper
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 TIMEOUT_SCALE = float(os.environ.get("VHOSTUSER_TIMEOUT_SCALE", "1"))
@@ -24,8 +27,15 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> M
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
+def live_regions() -> int:
+    """Regions mapped by this process, when all is given back that is on its way."""
+    assert reaper.wait(10)
+    return mapping.live_regions()
+
+
 def open_fds() -> dict[int, str]:
-    """This process's fds and what they point to."""
+    """This process's fds and what they point to, when all are closed that are on their way."""
+    assert reaper.wait(10)
     found = {}
     with os.scandir("/proc/self/fd") as entries:
         for entry in entries:

@@ -18,10 +18,9 @@ from typing import TypeVar
 
 import uvloop
 
-from tests.conftest import open_fds
+from tests.conftest import live_regions, open_fds
 from tests.plain_frontend import SERVED_PROTOCOL
 from vhostuser.config import DeviceConfig
-from vhostuser.datapath.mapping import live_regions
 from vhostuser.frontend import calls
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.driver import VirtioNetDriver

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from tests.conformance.fds import memfd
+from tests.conftest import live_regions
 from tests.plain_frontend import PlainFrontend, table
 from tests.site import RING_SIZE, Site, echo, frame, wait
-from vhostuser.datapath.mapping import live_regions
 from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.guest_memory import GuestMemory, Region, identity_layout

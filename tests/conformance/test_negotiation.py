@@ -200,7 +200,7 @@ def test_memory_table_is_legal_before_anything_else(plain: PlainFrontend) -> Non
 
 
 def test_ack_of_a_memory_table_means_that_it_is_mapped(site: Site) -> None:
-    from vhostuser.datapath.mapping import live_regions
+    from tests.conftest import live_regions
 
     before = live_regions()
     with PlainFrontend(site.path) as plain:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.conftest import live_regions
 from tests.datapath.rig import Bench
 from tests.datapath.wires import Wire
-from vhostuser.datapath.mapping import live_regions
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import live_regions, open_fds
 from vhostuser.datapath._datapath import lib
-from vhostuser.datapath.mapping import MappedMemory, live_regions
+from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.errors import RequestError
 from vhostuser.wire.payloads import MemoryRegion
 
@@ -30,11 +31,7 @@ def memfd(size: int = 4 * PAGE) -> int:
 
 
 def is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
+    return fd in open_fds()
 
 
 def mappings_of(name: str) -> list[str]:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import live_regions
 from tests.datapath.rig import MODERN, RX, Bench, Guest, Ring, V, frame, mapped, regions_of
 from vhostuser.datapath.faults import ERROR_NAMES
-from vhostuser.datapath.mapping import MappedMemory, live_regions
+from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.worker import EventKind
 from vhostuser.errors import GuestError

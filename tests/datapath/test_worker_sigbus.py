@@ -8,11 +8,10 @@ import sys
 
 import pytest
 
-from tests.conftest import open_fds
+from tests.conftest import live_regions, open_fds
 from tests.datapath.rig import MODERN, Bench, Guest, Ring, V, frame
 from tests.datapath.wires import Wire
 from vhostuser.datapath.faults import ERROR_NAMES
-from vhostuser.datapath.mapping import live_regions
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import VringCounters
 from vhostuser.datapath.worker import EventKind, WorkerEvent

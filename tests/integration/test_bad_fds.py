@@ -9,6 +9,7 @@ import resource
 import socket
 import struct
 import termios
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -139,3 +140,23 @@ def test_front_end_that_comes_when_the_fd_table_is_full_waits(
         assert len(sock.recv(20, socket.MSG_WAITALL)) == 20
 
     assert_one_line(caplog, "cannot accept", "Too many open files")
+
+
+def test_regression_socket_that_lingers_costs_no_other_device(site: Site) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    sender = socket.create_connection(listener.getsockname())
+    receiver, _ = listener.accept()
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 30))
+    sender.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sender.send(bytes(1 << 16))
+    with PlainFrontend(site.path) as plain:
+        plain.send(1, b"", [sender.fileno()])
+        sender.close()
+        plain.assert_ended()
+    started = time.monotonic()
+    site.assert_neighbour_unharmed()
+    assert time.monotonic() - started < 15
+    receiver.close()  # with data unread: a reset, which ends the lingering
+    listener.close()

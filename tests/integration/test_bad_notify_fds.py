@@ -278,3 +278,48 @@ def test_backend_channel_may_be_any_fd_and_is_closed_with_the_connection(site: S
             fd = make()
             plain.number(21, b"", [fd])
             os.close(fd)
+
+
+# O_NONBLOCK belongs to the file, which the front-end shares: it may be cleared after we looked
+
+
+def assert_ended_for_blocking(site: Site, caplog: pytest.LogCaptureFixture, ring: int) -> None:
+    wait(lambda: any(f"an fd of ring {ring} blocks" in line for line in complaints(caplog)))
+    site.assert_neighbour_unharmed()
+
+
+def test_regression_call_fd_that_is_made_to_block_ends_its_front_end(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    fd = os.eventfd(0)
+    with started(site, "call", fd) as driver:
+        driver.say("enable")
+        os.eventfd_write(fd, 2**64 - 2 - _drained(fd))
+        os.set_blocking(fd, True)
+        driver.send(frame(1))
+        assert_ended_for_blocking(site, caplog, RX)
+    os.close(fd)
+    site.assert_serves()
+
+
+def _drained(fd: int) -> int:
+    """Empties an eventfd that we have made non-blocking."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(fd)
+    return 0
+
+
+def test_regression_kick_pipe_that_is_made_to_block_ends_its_front_end(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader, writer = os.pipe()
+    with site.stepping() as driver:
+        driver.say_all("kick")
+        driver.do(calls.set_vring_kick(TX, reader))
+        site.assert_neighbour_unharmed()
+        os.set_blocking(reader, True)
+        os.write(writer, bytes(512))
+        assert_ended_for_blocking(site, caplog, TX)
+    close_all([reader, writer])
+    site.assert_serves()

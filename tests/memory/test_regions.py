@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vhostuser.errors import RequestError
 from vhostuser.memory.regions import (
+    MAX_TABLE_BYTES,
     GuestAddr,
     MapPlan,
     Piece,
@@ -254,3 +255,13 @@ class TestMapPlan:
                 assert mapping[plan.delta : plan.delta + 4] == b"here"
         finally:
             os.close(fd)
+
+
+def test_table_of_more_than_any_host_has_is_refused() -> None:
+    # A sparse file may be as long as its owner likes, and a process has 128 TiB of addresses for all guests.
+    half = MAX_TABLE_BYTES // 2
+    rows = [MemoryRegion(row * half, half, row * half, 0) for row in range(3)]
+
+    assert RegionTable(rows[:2]).regions
+    with pytest.raises(RequestError, match="at most 0x100000000000 are mapped"):
+        RegionTable(rows)

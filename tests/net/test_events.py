@@ -41,7 +41,7 @@ def test_broken_ring_says_why_with_its_values(error: int) -> None:
 
 
 def test_fault_names_the_region_and_the_cause() -> None:
-    level, text = describe(event(EventKind.DEVICE_FAULTED, values=(0, 2, 0, 0)))
+    level, text = describe(event(EventKind.DEVICE_FAULTED, -14, values=(0, 2, 0, 0)))
 
     assert level == logging.ERROR
     assert "region 2" in text

@@ -14,9 +14,16 @@ USO = V.GUEST_USO4 | V.GUEST_USO6 | V.HOST_USO
 
 
 def offer(
-    disabled: V = NOTHING, *, uso: bool = False, config_space: bool = False, has_mac: bool = False
+    disabled: V = NOTHING,
+    *,
+    uso: bool = False,
+    config_space: bool = False,
+    has_mac: bool = False,
+    has_mtu: bool = False,
 ) -> V:
-    return virtio_offer(CAPS, disabled=disabled, uso=uso, config_space=config_space, has_mac=has_mac)
+    return virtio_offer(
+        CAPS, disabled=disabled, uso=uso, config_space=config_space, has_mac=has_mac, has_mtu=has_mtu
+    )
 
 
 def test_offer_has_rings_offloads_and_what_qemu_forwards() -> None:
@@ -40,9 +47,20 @@ def test_offer_has_mac_and_status_only_with_a_config_space_of_ours() -> None:
     assert V.MAC | V.STATUS in offer(config_space=True, has_mac=True)
 
 
+def test_offer_of_an_mtu_in_a_config_space_of_ours_needs_one() -> None:
+    assert V.MTU in offer()
+    assert V.MTU not in offer(config_space=True)
+    assert V.MTU in offer(config_space=True, has_mtu=True)
+
+
 def test_offer_without_offloads_of_the_port_has_none() -> None:
     plain = virtio_offer(
-        PortCaps(V(0), queues=1, max_frame=1514), disabled=V(0), uso=False, config_space=False, has_mac=False
+        PortCaps(V(0), queues=1, max_frame=1514),
+        disabled=V(0),
+        uso=False,
+        config_space=False,
+        has_mac=False,
+        has_mtu=False,
     )
 
     assert not plain & ALL_OFFLOADS

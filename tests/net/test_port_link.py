@@ -132,3 +132,29 @@ def test_queues_stay_as_they_are_until_one_is_used() -> None:
     rig.link.want_started(NONE, frozenset())
     rig.helper.run()
     assert rig.port.take_calls() == []
+
+
+def test_offloads_that_change_while_it_runs_make_a_new_start() -> None:
+    # A guest that withdraws GUEST_CSUM gets frames that need it until the tap is told.
+    rig = Rig()
+    rig.link.want_started(V.GUEST_CSUM | V.VERSION_1, frozenset({0, 1}))
+    rig.helper.run()
+    rig.port.take_calls()
+
+    rig.link.want_started(V.VERSION_1, frozenset({0, 1}))
+    rig.helper.run()
+
+    assert rig.port.take_calls() == [("stop",), ("start", V.VERSION_1)]
+
+
+def test_logging_that_is_switched_on_does_not_touch_the_port() -> None:
+    rig = Rig()
+    rig.link.want_started(V.GUEST_CSUM, frozenset({0, 1}))
+    rig.helper.run()
+    rig.port.take_calls()
+
+    rig.link.want_started(V.GUEST_CSUM | V.LOG_ALL, frozenset({0, 1}))
+    rig.helper.run()
+
+    assert rig.port.take_calls() == []
+    assert rig.link.is_started

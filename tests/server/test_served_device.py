@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import live_regions
 from tests.server.conftest import blocking, serving, until
 from vhostuser.config import DeviceConfig
-from vhostuser.datapath.mapping import live_regions
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frontend import Frontend
 

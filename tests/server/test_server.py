@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.conftest import blocking, serving
+from tests.server.conftest import blocking, serving, until
 from vhostuser.config import DeviceConfig
+from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import EnvironmentLacksError, PeerError
 from vhostuser.frontend.driver import VirtioNetDriver
+from vhostuser.net.device import NetDevice
 from vhostuser.server.server import Server
 
 PROGRAM = str(Path(sys.executable).with_name("vhostuser"))
@@ -178,3 +180,27 @@ async def test_server_works_on_the_loop_of_the_test(folder: Path) -> None:
     async with serving(device(folder / "a.sock")) as server:
         assert asyncio.get_running_loop().is_running()
         assert server.counters() == {"a": {}}
+
+
+async def test_regression_events_that_were_lost_hide_no_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of rings that start in one turn fill the queue of events; a fault behind them is not in it."""
+    path = folder / "a.sock"
+    told = asyncio.Event()
+
+    def play() -> bytes:
+        with socket.socket(socket.AF_UNIX) as front_end:
+            front_end.connect(str(path))
+            front_end.settimeout(5)
+            server_loop.call_soon_threadsafe(told.set)
+            return front_end.recv(1)
+
+    async with serving(device(path)) as server:
+        server_loop = asyncio.get_running_loop()
+        ended = asyncio.create_task(blocking(play))
+        await told.wait()
+        await until(lambda: server._served[0]._backend is not None)
+        monkeypatch.setattr(NetDevice, "is_faulted", True)
+        server._on_event(WorkerEvent(EventKind.OVERFLOW, 0, 0, 0, (0, 0, 0, 0)))
+        assert await ended == b""

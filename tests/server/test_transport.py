@@ -7,8 +7,10 @@ import socket
 
 import pytest
 
+from tests.plain_frontend import close_all
+from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import FramingError
-from vhostuser.server.transport import Transport, close_fds
+from vhostuser.server.transport import Transport
 
 
 def pair() -> tuple[Transport, socket.socket]:
@@ -27,7 +29,7 @@ def test_read_gives_no_more_than_was_asked_for_and_its_fds() -> None:
     assert len(fds) == 2
     assert not any(os.get_inheritable(fd) for fd in fds)
     assert transport.read(12) == (b"cdef", [])
-    close_fds([*fds, reader, writer])
+    close_all([*fds, reader, writer])
     transport.close()
     peer.close()
 
@@ -68,8 +70,9 @@ def test_fds_that_do_not_fit_the_table_end_the_stream_and_are_closed() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
+    assert reaper.wait(5)
     assert len(os.listdir("/proc/self/fd")) == before
-    close_fds([*sent, *holes])
+    close_all([*sent, *holes])
     transport.close()
     peer.close()
 
@@ -84,7 +87,7 @@ def test_send_passes_content_and_fds_in_one_message() -> None:
     assert content == b"hello"
     passed = array.array("i", ancillary[0][2])
     assert os.eventfd_read(passed[0]) == 5
-    close_fds([fd, *passed])
+    close_all([fd, *passed])
     transport.close()
     peer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vhostuser.errors import RequestError
@@ -118,9 +119,10 @@ class FakeDevice:
         self.fds += [fd] if fd is not None else []
         self._note(method, index, fd)
 
-    def set_vring_state(self, index: int, state: RingState) -> None:
-        self.states[index] = state
-        self._note("set_vring_state", index, state)
+    def set_vring_states(self, states: Mapping[int, RingState]) -> None:
+        self.states.update(states)
+        for index, state in states.items():
+            self._note("set_vring_state", index, state)
 
     def send_rarp(self, mac: bytes) -> None:
         self._note("send_rarp", mac)

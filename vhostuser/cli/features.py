@@ -98,7 +98,12 @@ def _virtio_offer(kind: str, uso: bool, config_space: bool) -> VirtioFeature:
     # A tap has to have a name; what it may offer does not hang on it.
     caps = parse_port("tap:any" if kind == "tap" else kind).caps
     offer = virtio_offer(
-        caps, disabled=VirtioFeature(0), uso=uso, config_space=config_space, has_mac=config_space
+        caps,
+        disabled=VirtioFeature(0),
+        uso=uso,
+        config_space=config_space,
+        has_mtu=True,
+        has_mac=config_space,
     )
     return offer | VirtioFeature.PROTOCOL_FEATURES
 

@@ -39,8 +39,9 @@ _EXPLANATIONS: Final[dict[str, str]] = {
     "pieces": "chain {0} falls into more than {1} pieces",
     "ring address": "ring part {2} at user address {0:#x} of {1} bytes is not wholly in one memory region",
     "ring alignment": "ring part {2} at user address {0:#x} is not aligned to {1} bytes in the mapped file",
-    "memory fault": "guest memory is gone: its file was truncated",
+    "memory fault": "memory region {1} is gone: the front-end truncated its file under us",
     "system": "the kernel refused: errno {0}",
+    "notify": "an fd of ring {0} blocks: the front-end cleared O_NONBLOCK behind our back",
 }
 
 

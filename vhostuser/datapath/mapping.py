@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vhostuser.datapath._datapath import ffi, lib
+from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import RequestError
 from vhostuser.memory.regions import RegionTable, check_file, map_plan
 from vhostuser.wire.payloads import MemoryRegion
@@ -59,12 +60,19 @@ class MappedMemory:
         return self._memory
 
     def close(self) -> None:
-        """Drops the reference and closes the fds. Unmaps unless a device still holds it: may take 50 ms."""
-        if self._memory != ffi.NULL:
-            lib.vu_memory_put(self._memory)
-            self._memory = ffi.NULL
-        while self._fds:
-            os.close(self._fds.pop())
+        """Drops the reference and closes the fds; where that takes long, later (`reaper`)."""
+        memory, fds = self._memory, self._fds
+        self._memory, self._fds = ffi.NULL, []
+
+        def give_back() -> None:
+            # The mapping first: it is what keeps an fd's file alive, and C looks at the fds until then.
+            if memory != ffi.NULL:
+                lib.vu_memory_put(memory)
+            for fd in fds:
+                os.close(fd)
+
+        if fds or memory != ffi.NULL:
+            reaper.submit(give_back)
 
 
 def live_regions() -> int:

@@ -24,6 +24,9 @@ UserAddr = NewType("UserAddr", int)
 _ADDRESS_END: Final = 1 << 64
 _FILE_END: Final = 1 << 63
 """An off_t ends here."""
+MAX_TABLE_BYTES: Final = 1 << 44
+"""16 TiB, more than any host has. A file is as long as its owner says and costs nothing until it is written,
+and a process has 128 TiB of addresses for all its guests."""
 
 
 class Piece(NamedTuple):
@@ -57,6 +60,11 @@ class RegionTable:
             raise RequestError(f"{len(regions)} regions, expected 1 to {MAX_REGIONS}")
         for number, region in enumerate(regions):
             _check_region(number, region)
+        total = sum(region.size for region in regions)
+        if total > MAX_TABLE_BYTES:
+            raise RequestError(
+                f"the regions have {total:#x} bytes together, at most {MAX_TABLE_BYTES:#x} are mapped"
+            )
         self.regions: Final = tuple(regions)
         self._by_guest = _sorted_by(regions, lambda region: region.gpa)
         self._by_user = _sorted_by(regions, lambda region: region.uva)

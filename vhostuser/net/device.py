@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortOps
+from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringCounters
 from vhostuser.datapath.worker import EventKind, WorkerEvent
-from vhostuser.errors import GuestError, RequestError, VhostUserError
+from vhostuser.errors import GuestError, RequestError
 from vhostuser.net.announce import rarp_frame
 from vhostuser.net.config_space import ConfigSpace
 from vhostuser.net.events import describe
@@ -59,7 +60,6 @@ class NetDevice:
         self._offer = offer
         self._protocol_offer = protocol_offer
         self._config_space = config_space
-        self._helper = helper
         self._log = log
         self._link = PortLink(port, queues, helper, self._settle_all)
         self._pair_ports = PairPorts(packet, ops, queues, log)
@@ -110,14 +110,14 @@ class NetDevice:
         self._settle_all()
 
     def set_mtu(self, mtu: int) -> None:
-        self._in_background(lambda: self._port.set_mtu(mtu))
+        self._link.want_mtu(mtu)
 
     def send_rarp(self, mac: bytes) -> None:
         self._port.inject(rarp_frame(mac))
 
     def set_backend_req_fd(self, fd: int) -> None:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            os.close(fd)
+            reaper.close([fd])
             raise RequestError("fd is not a socket, which the back-end's own requests need")
         self._close_backend_fd()
         self._backend_fd = fd
@@ -156,10 +156,14 @@ class NetDevice:
     def set_vring_kick(self, index: int, fd: int | None) -> None:
         ring = self._ring(index)
         old, ring.kick = ring.kick, _notify(fd)
-        if ring.runs:
-            drained = ring.kick is not None and ring.kick.is_drained
-            self._packet.pair(index // 2).set_kick(index % 2, fd_of(ring.kick), drained)
-        _close(old)
+        try:
+            if ring.runs:
+                drained = ring.kick is not None and ring.kick.is_drained
+                self._packet.pair(index // 2).set_kick(index % 2, fd_of(ring.kick), drained)
+        except GuestError as error:
+            raise RequestError(f"the kernel does not watch this fd, so the ring is broken: {error}") from None
+        finally:
+            _close(old)
 
     def set_vring_call(self, index: int, fd: int | None) -> None:
         ring = self._ring(index)
@@ -175,12 +179,13 @@ class NetDevice:
             self._packet.pair(index // 2).set_err(index % 2, fd_of(ring.err))
         _close(old)
 
-    def set_vring_state(self, index: int, state: RingState) -> None:
-        ring = self._ring(index)
-        ring.state = state
-        if not state.is_started:
-            ring.refusal = ""
-        self._settle(index)
+    def set_vring_states(self, states: Mapping[int, RingState]) -> None:
+        for index, state in states.items():
+            ring = self._ring(index)
+            ring.state = state
+            if not state.is_started:
+                ring.refusal = ""
+        self._settle(*states)
 
     # For the owner
 
@@ -204,6 +209,11 @@ class NetDevice:
         level, text = describe(event)
         self._log.log(level, "%s", text)
         return event.kind is not EventKind.DEVICE_FAULTED
+
+    @property
+    def is_faulted(self) -> bool:
+        """Its memory has gone, and nothing runs before the front-end is disconnected."""
+        return self._packet.is_faulted
 
     def counters(self) -> dict[int, VringCounters]:
         """By ring index, for every ring that ever ran."""
@@ -230,12 +240,14 @@ class NetDevice:
         lacking = [] if self._has_features else ["SET_FEATURES"]
         return lacking if self._memory else [*lacking, "SET_MEM_TABLE"]
 
-    def _settle(self, index: int) -> None:
-        """Brings port and ring to where the items now say."""
-        if self._rings[index].runs and not self._is_ready(self._rings[index]):
-            self._stop(index)
+    def _settle(self, *indices: int) -> None:
+        """Brings port and rings to where the items now say."""
+        for index in indices:
+            if self._rings[index].runs and not self._is_ready(self._rings[index]):
+                self._stop(index)
         self._follow_port()
-        self._settle_ring(index)
+        for index in indices:
+            self._settle_ring(index)
 
     def _settle_all(self) -> None:
         self._follow_port()
@@ -287,20 +299,11 @@ class NetDevice:
         old, self._memory = self._memory, memory
         self._packet.set_memory(memory)
         if old is not None:
-            self._in_background(old.close)
-
-    def _in_background(self, work: Callable[[], None]) -> None:
-        def logged() -> None:
-            try:
-                work()
-            except VhostUserError as error:
-                self._log.warning("%s", error)
-
-        self._helper.submit(logged, lambda: None)
+            old.close()
 
     def _close_backend_fd(self) -> None:
         if self._backend_fd >= 0:
-            os.close(self._backend_fd)
+            reaper.close([self._backend_fd])
             self._backend_fd = -1
 
 

@@ -18,17 +18,14 @@ def describe(event: WorkerEvent) -> tuple[int, str]:
             text = f"ring {event.ring} is broken until it is reset: {explain(event.error, event.values)}"
             return logging.ERROR, text
         case EventKind.DEVICE_FAULTED:
-            return logging.ERROR, (
-                f"memory region {event.values[1]} is gone: the front-end truncated its file under us, "
-                "so it is disconnected"
-            )
+            return logging.ERROR, f"{explain(event.error, event.values)}, so it is disconnected"
         case EventKind.PORT_GONE:
             return (
                 logging.ERROR,
                 f"the port's queue of ring {event.ring} is gone: {os.strerror(-event.error)}",
             )
         case EventKind.OVERFLOW:
-            return logging.WARNING, "more happened than could be reported"
+            return logging.WARNING, "more happened at once than could be reported"
 
 
 def _started(event: WorkerEvent) -> tuple[int, str]:

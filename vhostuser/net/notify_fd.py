@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import RequestError
 
 _EVENTFD = "anon_inode:[eventfd]"
@@ -17,16 +18,18 @@ class NotifyFd:
     and an epoll fd could watch us.
     """
 
-    __slots__ = ("fd", "is_drained")
+    __slots__ = ("_is_eventfd", "fd", "is_drained")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._is_eventfd = False
         try:
             mode = os.fstat(fd).st_mode
             if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
                 self.is_drained = True
             elif stat.S_IFMT(mode) == 0 and _target(fd) in (_EVENTFD, ""):
                 self.is_drained = False
+                self._is_eventfd = True
             else:
                 raise RequestError(
                     f"fd is {_target(fd) or f'of mode {mode:#o}'}, expected an eventfd, a pipe or a socket"
@@ -37,9 +40,14 @@ class NotifyFd:
             raise
 
     def close(self) -> None:
-        if self.fd >= 0:
+        """An eventfd is closed at once; whatever else it is may take its time."""
+        if self.fd < 0:
+            return
+        if self._is_eventfd:
             os.close(self.fd)
-            self.fd = -1
+        else:
+            reaper.close([self.fd])
+        self.fd = -1
 
 
 def _target(fd: int) -> str:

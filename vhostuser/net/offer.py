@@ -42,14 +42,20 @@ _NEEDS = (
 
 
 def virtio_offer(
-    caps: PortCaps, *, disabled: VirtioFeature, uso: bool, config_space: bool, has_mac: bool
+    caps: PortCaps, *, disabled: VirtioFeature, uso: bool, config_space: bool, has_mac: bool, has_mtu: bool
 ) -> VirtioFeature:
-    """The offer without PROTOCOL_FEATURES. Bits that depend on a disabled one go with it."""
+    """The offer without PROTOCOL_FEATURES. Bits that depend on a disabled one go with it.
+
+    With a config space of ours MTU means that its field holds one (virtio 1.2, 5.1.4.1); where the space is
+    the front-end's it means that NET_SET_MTU is taken.
+    """
     offer = _RINGS | _NET | caps.offloads
     if not uso:
         offer &= ~_USO
     if config_space:
         offer |= _CONFIG_SPACE if has_mac else VirtioFeature.STATUS
+        if not has_mtu:
+            offer &= ~VirtioFeature.MTU
     return closed(offer & ~disabled)
 
 

@@ -56,6 +56,8 @@ class PortLink:
         self._starts = 0
         self._wanted = self._actual = _Target(0, VirtioFeature(0), frozenset(range(queues)))
         self._busy = False
+        self._mtu: int | None = None
+        """What the helper will set; it takes it from here."""
 
     @property
     def is_started(self) -> bool:
@@ -71,17 +73,30 @@ class PortLink:
         None used yet, or all paused: they stay as they are, for a tap without any queue takes no setting.
         """
         queues = queues or self._wanted.queues
-        if self._wanted.start == 0:
+        # A guest that withdraws an offload while it runs must not be given it any more: a new start.
+        if self._wanted.start == 0 or (self._wanted.features ^ features) & self._port.caps.offloads:
             self._starts += 1
-            self._wanted = _Target(self._starts, features, queues)
-        else:
-            self._wanted = _Target(self._wanted.start, self._wanted.features, queues)
+        self._wanted = _Target(self._starts, features, queues)
         self._follow()
 
     def want_stopped(self) -> None:
         """The device has stopped. The next start is a new one, even if the port never came to stop."""
         self._wanted = _Target(0, VirtioFeature(0), self._wanted.queues)
         self._follow()
+
+    def want_mtu(self, mtu: int) -> None:
+        """The front-end has set the MTU; of many in a row only the last one matters."""
+        waits, self._mtu = self._mtu is not None, mtu
+        if not waits:
+            self._helper.submit(self._set_mtu, lambda: None)
+
+    def _set_mtu(self) -> None:
+        mtu, self._mtu = self._mtu, None
+        assert mtu is not None
+        try:
+            self._port.set_mtu(mtu)
+        except (VhostUserError, OSError) as error:
+            _log.warning("%s", error)
 
     def _follow(self) -> None:
         if self._busy or self._wanted == self._actual:

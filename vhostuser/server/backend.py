@@ -10,16 +10,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import FrontendError
 from vhostuser.net.device import NetDevice
-from vhostuser.server.transport import Transport, close_fds
+from vhostuser.server.transport import Transport
 from vhostuser.session.device import Pending
 from vhostuser.session.session import Session
 from vhostuser.wire.connection import Connection
 from vhostuser.wire.messages import Message, Reply
 
-MESSAGES_A_TURN = 16
-"""Then other sockets and the packets have their turn."""
+TURN_SECONDS = 0.0005
+"""Then other sockets and the packets have theirs."""
 MESSAGE_SECONDS = 5.0
 """From a message's first byte to its last."""
 SILENCE_SECONDS = 30.0
@@ -74,7 +75,7 @@ class Backend:
         # Both loops go deaf, and uvloop aborts, when an fd is closed before it is removed.
         self._loop.remove_reader(self._transport.fileno())
         self._loop.remove_writer(self._transport.fileno())
-        close_fds(self._connection.pending_fds())
+        reaper.close(self._connection.pending_fds())
         self._session.close()
         self._device.disconnect()
         # Before the socket goes: whoever sees the end finds the reason in the log.
@@ -83,9 +84,10 @@ class Backend:
         self._on_end(reason)
 
     def _on_readable(self) -> None:
+        end = self._loop.time() + TURN_SECONDS
         try:
-            for _ in range(MESSAGES_A_TURN):
-                if not self._read_message() or not self._open or self._unsent:
+            while self._read_message() and self._open and not self._unsent:
+                if self._loop.time() > end:
                     return
         except BlockingIOError:
             pass
@@ -103,7 +105,7 @@ class Backend:
         while wanted := self._connection.bytes_wanted:
             chunk, fds = self._transport.read(wanted)
             if not chunk:
-                close_fds(fds)
+                reaper.close(fds)
                 clean = self._connection.is_between_messages
                 self.close("" if clean else "it went away in the middle of a message")
                 return False
@@ -123,7 +125,7 @@ class Backend:
         try:
             outcome = self._session.handle(message)
         finally:
-            close_fds(message.fds.drain())
+            reaper.close(message.fds.drain())
         # Not so if handle() raised: what ends the connection is said once, there.
         if self._refusal is not None:
             self._log.warning("refused: %s", self._refusal)

@@ -28,9 +28,9 @@ class LoopRunner:
             self._next.cancel()
             self._next = None
         more, events = self._worker.turn()
-        if events:
-            for event in self._worker.events():
-                self._on_event(event)
         if more:
             # Through the loop, so that control sockets come first.
             self._next = self._loop.call_soon(self._turn)
+        if events:
+            for event in self._worker.events():
+                self._on_event(event)

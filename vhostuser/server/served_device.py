@@ -66,6 +66,7 @@ class ServedDevice:
                     uso=config.uso,
                     config_space=own_config,
                     has_mac=config.mac is not None,
+                    has_mtu=config.mtu is not None,
                 ),
                 protocol_offer=protocol_offer(disabled=protocol_off, config_space=own_config),
                 config_space=ConfigSpace(bytes(config.mac or 6), config.queues, config.mtu or 0),
@@ -86,8 +87,17 @@ class ServedDevice:
         self._endpoint.open()
 
     def on_event(self, event: WorkerEvent) -> None:
-        if not self.device.on_event(event) and self._backend is not None:
-            self._backend.close("its memory is gone")
+        if not self.device.on_event(event):
+            self._end_faulted()
+
+    def look_again(self) -> None:
+        """Events were lost: whether this device's memory has gone is asked anew."""
+        if self.device.is_faulted:
+            self._end_faulted()
+
+    def _end_faulted(self) -> None:
+        if self._backend is not None:
+            self._backend.close("it broke what it shares with us")
 
     def counters(self) -> dict[int, VringCounters]:
         return self.device.counters()

@@ -11,14 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from vhostuser.config import DeviceConfig, ServeConfig
+from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import VringCounters
-from vhostuser.datapath.worker import Worker, WorkerEvent
+from vhostuser.datapath.worker import EventKind, Worker, WorkerEvent
 from vhostuser.errors import PeerError
+from vhostuser.net.events import describe
 from vhostuser.server.helper import HelperThread
 from vhostuser.server.runner import LoopRunner
 from vhostuser.server.served_device import ServedDevice
 
 _log = logging.getLogger("vhostuser")
+
+_REAPER_SECONDS = 0.5
 
 
 class Server:
@@ -82,6 +86,8 @@ class Server:
         for device in self._served:
             device.close()
         self._served.clear()
+        # What front-ends sent may hang; their own trouble, and the process can end without it.
+        await asyncio.to_thread(reaper.wait, _REAPER_SECONDS)
         if self._runner is not None:
             self._runner.close()
             self._runner = None
@@ -94,7 +100,12 @@ class Server:
         return {device.config.name: device.counters() for device in self._served}
 
     def _on_event(self, event: WorkerEvent) -> None:
-        self._served[event.device].on_event(event)
+        if event.kind is EventKind.OVERFLOW:
+            _log.log(*describe(event))
+            for device in self._served:
+                device.look_again()
+        else:
+            self._served[event.device].on_event(event)
 
     def _on_device_finished(self, reason: str) -> None:
         self._failure = self._failure or reason

@@ -7,12 +7,12 @@ readable. One rule keeps fds with their message: no read goes beyond what the me
 from __future__ import annotations
 
 import array
-import os
 import select
 import socket
 import struct
 from collections.abc import Sequence
 
+from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import FramingError
 from vhostuser.wire.constants import MAX_FDS
 
@@ -51,7 +51,7 @@ class Transport:
                 numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
                 fds.extend(numbers)
         if flags & socket.MSG_CTRUNC:
-            close_fds(fds)
+            reaper.close(fds)
             raise FramingError("fds were lost on the way: the process has no room for more (ulimit -n)")
         return chunk, fds
 
@@ -68,8 +68,3 @@ class Transport:
 
     def close(self) -> None:
         self._sock.close()
-
-
-def close_fds(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -7,6 +7,7 @@ device (indices, sizes, alignment, gating, ring states) before it calls.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from vhostuser.session.states import RingState
@@ -54,7 +55,7 @@ class Device(Protocol):
     def reset_device(self) -> None:
         """Forget all that is known of the rings, their fds included; memory and connection stay.
 
-        Comes after every ring was reported stopped and disabled with `set_vring_state`.
+        Comes after every ring was reported stopped and disabled with `set_vring_states`.
         """
 
     def queue_count(self) -> int:
@@ -77,7 +78,7 @@ class Device(Protocol):
         """Stop using the ring, finish what was taken from it, drop its kick and call fds; returns its
         position.
 
-        Comes after `set_vring_state` said stopped, and also for rings that never were set up.
+        Comes after `set_vring_states` said stopped, and also for rings that never were set up.
         """
 
     def set_vring_kick(self, index: int, fd: int | None) -> None:
@@ -88,9 +89,9 @@ class Device(Protocol):
 
     def set_vring_err(self, index: int, fd: int | None) -> None: ...
 
-    def set_vring_state(self, index: int, state: RingState) -> None:
-        """The state of one ring has changed; called after the method of the request that changed it, except
-        for `get_vring_base`, which it precedes. Must not refuse."""
+    def set_vring_states(self, states: Mapping[int, RingState]) -> None:
+        """The states of these rings have changed, at once; called after the method of the request that
+        changed them, except for `get_vring_base`, which it precedes. Must not refuse."""
 
     def send_rarp(self, mac: bytes) -> None:
         """Announce the guest's MAC on the network side; rings need not run."""

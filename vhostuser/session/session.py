@@ -6,7 +6,7 @@ is never called while a Pending is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from vhostuser.errors import RequestError
@@ -75,6 +75,8 @@ class Session:
         self._has_features = False
         self._acked_protocol_features = ProtocolFeature(0)
         self._rings: dict[int, _Ring] = {}
+        self._enables_all = False
+        """No SET_VRING_ENABLE will come: every ring is enabled from the start."""
         self._waiting: tuple[Asked, _Deferred] | None = None
 
     @property
@@ -119,6 +121,7 @@ class Session:
     def close(self) -> None:
         """The connection is gone: every ring is stopped and disabled, the device reset."""
         self._waiting = None
+        self._enables_all = False
         self._reset_rings()
         self._acked_features = VirtioFeature(0)
         self._has_features = False
@@ -160,7 +163,10 @@ class Session:
 
     def _check_ring(self, row: RequestRow, payload: VringState | VringAddr | VringFd) -> None:
         checks.check_vring_index(payload.index, self._device.vring_count())
+        is_new = payload.index not in self._rings
         ring = self._ring(payload.index)
+        if is_new and self._enables_all:
+            self._step([payload.index], RingEvent.ENABLE)
         known = ring.items.get(Request(row.request))
         if not ring.state.is_started or known is None:
             return
@@ -181,16 +187,18 @@ class Session:
     def _ring(self, index: int) -> _Ring:
         return self._rings.setdefault(index, _Ring())
 
-    def _step(self, index: int, event: RingEvent) -> None:
-        ring = self._ring(index)
-        after = TRANSITIONS[ring.state, event]
-        if after is not ring.state:
-            ring.state = after
-            self._device.set_vring_state(index, after)
+    def _step(self, indices: Iterable[int], event: RingEvent) -> None:
+        changed = {}
+        for index in indices:
+            ring = self._ring(index)
+            after = TRANSITIONS[ring.state, event]
+            if after is not ring.state:
+                changed[index] = ring.state = after
+        if changed:
+            self._device.set_vring_states(changed)
 
     def _reset_rings(self) -> None:
-        for index in sorted(self._rings):
-            self._step(index, RingEvent.RESET)
+        self._step(sorted(self._rings), RingEvent.RESET)
         self._rings.clear()
         self._device.reset_device()
 
@@ -207,10 +215,9 @@ class Session:
         self._device.set_features(acked)
         self._acked_features = acked
         self._has_features = True
-        if VirtioFeature.PROTOCOL_FEATURES not in acked:
-            # No SET_VRING_ENABLE will come: every ring is enabled from the start.
-            for index in range(self._device.vring_count()):
-                self._step(index, RingEvent.ENABLE)
+        self._enables_all = VirtioFeature.PROTOCOL_FEATURES not in acked
+        if self._enables_all:
+            self._step(sorted(self._rings), RingEvent.ENABLE)
 
     def _set_owner(self, payload: Empty, fds: FdBag) -> None:
         self._device.set_owner()
@@ -237,7 +244,7 @@ class Session:
     def _get_vring_base(self, payload: VringState, fds: FdBag) -> Payload | _Deferred:
         """The num of the request means nothing: DPDK virtio-user leaves there what was on its stack."""
         index = payload.index
-        self._step(index, RingEvent.STOP)
+        self._step([index], RingEvent.STOP)
         base = self._device.get_vring_base(index)
         if isinstance(base, Pending):
             return _Deferred(base, lambda result: VringState(index, _number(result)))
@@ -245,7 +252,7 @@ class Session:
 
     def _set_vring_kick(self, payload: VringFd, fds: FdBag) -> None:
         self._device.set_vring_kick(payload.index, _fd_of(payload, fds))
-        self._step(payload.index, RingEvent.START)
+        self._step([payload.index], RingEvent.START)
 
     def _set_vring_call(self, payload: VringFd, fds: FdBag) -> None:
         self._device.set_vring_call(payload.index, _fd_of(payload, fds))
@@ -268,7 +275,7 @@ class Session:
 
     def _set_vring_enable(self, payload: VringState, fds: FdBag) -> None:
         checks.check_vring_enable(payload.num)
-        self._step(payload.index, RingEvent.ENABLE if payload.num else RingEvent.DISABLE)
+        self._step([payload.index], RingEvent.ENABLE if payload.num else RingEvent.DISABLE)
 
     def _send_rarp(self, payload: Rarp, fds: FdBag) -> None:
         checks.check_mac(payload.mac)

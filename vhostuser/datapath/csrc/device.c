@@ -62,16 +62,16 @@ void vu_device_clear_fault(struct vu_device *device)
     device->faulted = false;
 }
 
-void vu_device_fault(struct vu_device *device, struct vu_worker *worker, uintptr_t host)
+void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where)
 {
-    struct vu_event event = {
-        .kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = VU_ERR_MEMORY_FAULT};
+    struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = error};
 
     if (device->faulted)
         return;
     device->faulted = true;
-    event.value[0] = host;
-    event.value[1] = (uint64_t)(host ? vu_memory_owns(device->memory, (const void *)host)
-                                     : vu_memory_shrunk_region(device->memory));
+    event.value[0] = where;
+    if (error == VU_ERR_MEMORY_FAULT)
+        event.value[1] = (uint64_t)(where ? vu_memory_owns(device->memory, (const void *)where)
+                                          : vu_memory_shrunk_region(device->memory));
     vu_event_put(worker, &event);
 }

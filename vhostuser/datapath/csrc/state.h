@@ -106,8 +106,9 @@ struct vu_worker {
 void vu_event_put(struct vu_worker *worker, const struct vu_event *event);
 bool vu_events_pending(const struct vu_worker *worker);
 
-/* device.c: memory went away; host 0 when a system call said so. */
-void vu_device_fault(struct vu_device *device, struct vu_worker *worker, uintptr_t host);
+/* device.c: the front-end did what none may.  VU_ERR_MEMORY_FAULT: memory went away, at host address `where`
+   (0 when a system call said so).  VU_ERR_NOTIFY: an fd of ring `where` blocks. */
+void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where);
 
 /* pair.c: puts the pair on its worker's run queue; asks epoll for what the pair can use of its port now. */
 void vu_pair_wake(struct vu_pair *pair, uint32_t ready);

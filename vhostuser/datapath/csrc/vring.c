@@ -7,14 +7,19 @@
 
 #include "split.h"
 #include "state.h"
+#include "watchdog.h"
 
-/* eventfds, pipes and sockets are all O_NONBLOCK: EAGAIN means that the peer has a wake-up pending. */
-static void poke(int fd)
+/* eventfds, pipes and sockets are all O_NONBLOCK: EAGAIN means that the peer has a wake-up pending, and one
+   that closed its end does not want to know. */
+static void poke(struct vu_vring *vring, int fd)
 {
     uint64_t one = 1;
 
-    if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
-        return; /* a peer that closed its end does not want to know */
+    if (fd < 0)
+        return;
+    vu_watchdog_feed();
+    if (vu_unlikely(write(fd, &one, sizeof(one)) < 0 && errno == EINTR))
+        vu_device_fault(vring->pair->device, vring->pair->worker, VU_ERR_NOTIFY, vring->index);
 }
 
 void vu_vring_call(struct vu_vring *vring)
@@ -22,7 +27,7 @@ void vu_vring_call(struct vu_vring *vring)
     if (vring->call_fd < 0)
         return;
     vring->counters.calls++;
-    poke(vring->call_fd);
+    poke(vring, vring->call_fd);
 }
 
 void vu_vring_break(struct vu_vring *vring, int error)
@@ -37,7 +42,7 @@ void vu_vring_break(struct vu_vring *vring, int error)
     for (unsigned i = 0; i < VU_ARRAY_SIZE(event.value); i++)
         event.value[i] = vring->trouble[i];
     vu_event_put(vring->pair->worker, &event);
-    poke(vring->err_fd);
+    poke(vring, vring->err_fd);
     vu_pair_watch_port(vring->pair); /* nobody wants its frames any more */
 }
 
@@ -147,7 +152,7 @@ bool vu_vring_first_look(struct vu_vring *vring)
     /* Every ring that we leave has base == used->idx.  Where they differ the front-end lost the position
        (virtio-user sends 0 after our restart, Cloud Hypervisor the driver's avail->idx), and used->idx is
        what the driver goes by. */
-    vring->position = used_idx;
+    vring->position = vring->avail_seen = used_idx;
     event.value[0] = used_idx;
     event.value[1] = vring->base;
     event.value[2] = used_idx;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "state.h"
+#include "watchdog.h"
 
 #define EVENTS_A_TURN 64
 #define TURN_COST 500000 /* about ns; control sockets wait no longer than this */
@@ -142,12 +143,17 @@ static void wake_all(struct vu_worker *worker, bool polled_only)
 }
 
 /* Pipes and sockets stand in for eventfds with some front-ends; what they carry means nothing. */
-static void drain(int fd)
+static void drain(struct vu_vring *vring)
 {
     uint8_t bytes[512];
+    ssize_t length = 1;
 
-    for (int i = 0; i < 64 && read(fd, bytes, sizeof(bytes)) == (ssize_t)sizeof(bytes); i++)
-        ;
+    vu_watchdog_feed();
+    /* To the end and not to the first short read: a datagram socket gives one message at a time. */
+    for (int i = 0; i < 64 && length > 0; i++)
+        length = read(vring->kick_fd, bytes, sizeof(bytes));
+    if (vu_unlikely(length < 0 && errno == EINTR))
+        vu_device_fault(vring->pair->device, vring->pair->worker, VU_ERR_NOTIFY, vring->index);
 }
 
 static void on_kick(struct vu_pair *pair, int ring)
@@ -156,7 +162,7 @@ static void on_kick(struct vu_pair *pair, int ring)
 
     vring->counters.kicks++;
     if (vring->kick_drained)
-        drain(vring->kick_fd);
+        drain(vring);
     if (ring == VU_RX)
         pair->starved = false;
     vu_pair_wake(pair, ring == VU_RX ? VU_READY_RX : VU_READY_TX);
@@ -206,7 +212,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         return 0;
     }
     if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair->device->memory))) {
-        vu_device_fault(pair->device, worker, worker->guard.address);
+        vu_device_fault(pair->device, worker, VU_ERR_MEMORY_FAULT, worker->guard.address);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */
     }

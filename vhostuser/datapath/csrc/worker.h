@@ -18,7 +18,8 @@
 enum vu_event_kind {
     VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx */
     VU_EVENT_RING_BROKEN = 2,    /* error; value[0..3] head or index, address, length, flags */
-    VU_EVENT_DEVICE_FAULTED = 3, /* value[0] host address (0: reported by a system call), [1] region */
+    VU_EVENT_DEVICE_FAULTED = 3, /* MEMORY_FAULT: value[0] host address (0: a system call said so), [1]
+                                    region; NOTIFY: value[0] ring */
     VU_EVENT_PORT_GONE = 4,      /* error is -errno */
     VU_EVENT_OVERFLOW = 5        /* events were lost: look at every ring */
 };
