@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from tests.frontend.lockstep import Fetched, LockstepDevice
 from vhostuser.frontend.core import lib
 from vhostuser.frontend.dialogue import ancillary, receive
-from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.connection import Connection
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature

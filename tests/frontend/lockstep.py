@@ -1,5 +1,7 @@
 """A device in plain Python for the other end of a SplitVirtqueue, one move at a time.
 
+`packed_lockstep.py` is the one for packed rings.
+
 It shares no code with the driver's side but the memory: every offset is written out again here, so that a
 mistake in one is not repeated in the other.
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.frontend.virtqueue_base import RingPlace
 
 
 class Memory(Protocol):
@@ -33,7 +35,63 @@ class Fetched:
     writable: list[tuple[int, int]]
 
 
-class LockstepDevice:
+class RingDevice:
+    """The device's end of one ring: what does not depend on its format."""
+
+    memory: Memory
+
+    def pending(self) -> int:
+        """Whether a chain is there to be fetched; on a split ring, how many."""
+        raise NotImplementedError
+
+    def fetch(self) -> Fetched | None:
+        """Walk the next chain, or None when there is none."""
+        raise NotImplementedError
+
+    def push(self, head: int, length: int, covers: int = 1) -> None:
+        """Write one used entry; `covers` more than 1 is the in-order shortcut."""
+        raise NotImplementedError
+
+    def publish(self) -> None:
+        """Make what was pushed visible to the driver."""
+        raise NotImplementedError
+
+    def wants_call(self) -> bool:
+        """Whether the driver asked for a call since this was last asked."""
+        raise NotImplementedError
+
+    def sleep(self) -> None:
+        """Ask for a kick at the next chain."""
+        raise NotImplementedError
+
+    def poll(self) -> None:
+        """Ask for no kicks."""
+        raise NotImplementedError
+
+    def base(self) -> int:
+        """What GET_VRING_BASE answers."""
+        raise NotImplementedError
+
+    def fetch_all(self) -> list[Fetched]:
+        chains = []
+        while (chain := self.fetch()) is not None:
+            chains.append(chain)
+        return chains
+
+    def read(self, chain: Fetched) -> bytes:
+        return b"".join(self.memory.read(gpa, length) for gpa, length in chain.readable)
+
+    def fill(self, chain: Fetched, content: bytes) -> int:
+        """Write as much of `content` as fits into the chain; how many bytes that was."""
+        done = 0
+        for gpa, length in chain.writable:
+            piece = content[done : done + length]
+            self.memory.write(gpa, piece)
+            done += len(piece)
+        return done
+
+
+class LockstepDevice(RingDevice):
     """The device's end of one split ring."""
 
     def __init__(self, memory: Memory, size: int, place: RingPlace, *, event_idx: bool = False) -> None:
@@ -49,7 +107,6 @@ class LockstepDevice:
         return (self.memory.load_u16(self.place.avail + 2) - self.avail_index) & 0xFFFF
 
     def fetch(self) -> Fetched | None:
-        """Walk the next chain, or None when there is none."""
         if not self.pending():
             return None
         slot = self.avail_index % self.size
@@ -73,26 +130,7 @@ class LockstepDevice:
             index = following
         raise AssertionError(f"chain at head {head} has no end")
 
-    def fetch_all(self) -> list[Fetched]:
-        chains = []
-        while (chain := self.fetch()) is not None:
-            chains.append(chain)
-        return chains
-
-    def read(self, chain: Fetched) -> bytes:
-        return b"".join(self.memory.read(gpa, length) for gpa, length in chain.readable)
-
-    def fill(self, chain: Fetched, content: bytes) -> int:
-        """Write as much of `content` as fits into the chain; how many bytes that was."""
-        done = 0
-        for gpa, length in chain.writable:
-            piece = content[done : done + length]
-            self.memory.write(gpa, piece)
-            done += len(piece)
-        return done
-
     def push(self, head: int, length: int, covers: int = 1) -> None:
-        """Write one used entry; `covers` more than 1 is the in-order shortcut."""
         at = self.place.used + 4 + 8 * (self.used_index % self.size)
         self.memory.store_u32(at, head)
         self.memory.store_u32(at + 4, length)
@@ -102,7 +140,7 @@ class LockstepDevice:
         self.memory.store_u16(self.place.used + 2, self.used_index)
 
     def wants_call(self) -> bool:
-        """Whether the driver asked for a call since this was last asked (virtio 1.x, 2.7.7.2)."""
+        # virtio 1.x, 2.7.7.2
         old, self.call_checked = self.call_checked, self.used_index
         if not self.event_idx:
             return not self.memory.load_u16(self.place.avail) & 1
@@ -110,15 +148,16 @@ class LockstepDevice:
         return (self.used_index - event - 1) % 65536 < (self.used_index - old) % 65536
 
     def sleep(self) -> None:
-        """Ask for a kick at the next chain."""
         if self.event_idx:
             self.memory.store_u16(self.place.used + 4 + 8 * self.size, self.avail_index)
         else:
             self.memory.store_u16(self.place.used, 0)
 
     def poll(self) -> None:
-        """Ask for no kicks."""
         if self.event_idx:
             self.memory.store_u16(self.place.used + 4 + 8 * self.size, (self.avail_index - 1) & 0xFFFF)
         else:
             self.memory.store_u16(self.place.used, 1)
+
+    def base(self) -> int:
+        return self.avail_index

@@ -14,7 +14,7 @@ from vhostuser.frontend.calls import Call
 from vhostuser.frontend.dialogue import Script
 from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
-from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V

@@ -11,7 +11,8 @@ What QEMU, Cloud Hypervisor or DPDK's virtio-user do towards a back-end, scripta
 The names in ``__all__`` are API, for tests of this back-end and of any other; each is loaded when it is first
 used. They come from:
 
-- `guest_memory`, `virtqueue`: memory that a guest would have; split rings in plain Python, with raw access
+- `guest_memory`: memory that a guest would have
+- `virtqueue`, `packed_virtqueue`: split and packed rings in plain Python, with raw access
 - `calls`, `dialogue`, `frontend`, `async_frontend`: one function for each request, blocking and awaited
 - `orders`, `link`: the message orders of known front-ends; a device brought up, stopped, resumed
 - `driver`: frames in and out in Python; `flood`: the same in C (`csrc/`) for load, latency and integrity
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from vhostuser.frontend.guest_memory import GuestMemory, Region
     from vhostuser.frontend.net_header import NetHeader
     from vhostuser.frontend.orders import Order
+    from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
     from vhostuser.frontend.virtqueue import SplitVirtqueue
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Load",
     "NetHeader",
     "Order",
+    "PackedVirtqueue",
     "Received",
     "Region",
     "Report",
@@ -62,6 +65,7 @@ _HOMES = {
     "Load": "flood",
     "NetHeader": "net_header",
     "Order": "orders",
+    "PackedVirtqueue": "packed_virtqueue",
     "Received": "driver",
     "Region": "guest_memory",
     "Report": "flood",

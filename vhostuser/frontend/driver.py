@@ -13,7 +13,8 @@ from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import Link, LinkOptions
 from vhostuser.frontend.net_header import PLAIN, NetHeader
 from vhostuser.frontend.timeouts import Deadline
-from vhostuser.frontend.virtqueue import RingPlace, Segment, SplitVirtqueue, UsedChain
+from vhostuser.frontend.virtqueue import SplitVirtqueue
+from vhostuser.frontend.virtqueue_base import RingPlace, Segment, UsedChain
 from vhostuser.wire.features import VirtioFeature
 
 Queue = SplitVirtqueue[Segment]

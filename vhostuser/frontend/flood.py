@@ -18,7 +18,7 @@ from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import Link, LinkOptions
 from vhostuser.frontend.net_header import PLAIN, NetHeader
 from vhostuser.frontend.timeouts import scaled
-from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.features import VirtioFeature
 
 ETHERTYPE = 0x88B5

@@ -21,7 +21,7 @@ from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.net_header import header_size
 from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
 from vhostuser.frontend.timeouts import Deadline
-from vhostuser.frontend.virtqueue import RingPlace
+from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
 
