@@ -14,7 +14,6 @@ from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 from vhostuser.wire.messages import (
     U64,
-    Empty,
     MemTable,
     Reply,
     VringFd,
@@ -52,23 +51,10 @@ class TestFeatures:
         assert acked.session.acked_features == before
 
     def test_without_bit_30_every_ring_is_enabled(self) -> None:
-        """Those that were named before, at once; the others when they are named."""
         talk = Talk(FakeDevice(vrings=4))
-        talk.send(R.SET_VRING_NUM, VringState(1, 256))
         talk.send(R.SET_FEATURES, U64(int(V.VERSION_1)))
-        assert talk.ring_is(1, S.STOPPED_ENABLED)
-        talk.send(R.SET_VRING_NUM, VringState(2, 256))
-        assert talk.ring_is(2, S.STOPPED_ENABLED)
-
-    def test_without_bit_30_a_ring_can_be_disabled_and_a_reset_enables_anew(self) -> None:
-        talk = Talk(FakeDevice(vrings=4))
-        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(P.RESET_DEVICE)))
-        talk.send(R.SET_FEATURES, U64(int(V.VERSION_1)))
-        talk.send(R.SET_VRING_ENABLE, VringState(1, 0))
-        assert talk.ring_is(1, S.STOPPED_DISABLED)
-        talk.send(R.RESET_DEVICE, Empty())
-        talk.send(R.SET_VRING_NUM, VringState(1, 256))
-        assert talk.ring_is(1, S.STOPPED_ENABLED)
+        assert all(talk.ring_is(index, S.STOPPED_ENABLED) for index in range(4))
+        assert [call[0] for call in talk.device.calls] == ["set_features"] + ["set_vring_state"] * 4
 
     def test_with_bit_30_rings_stay_as_they_are(self, started: Talk) -> None:
         started.tell(R.SET_FEATURES, U64(int(started.session.acked_features)))

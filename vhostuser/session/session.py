@@ -75,8 +75,6 @@ class Session:
         self._has_features = False
         self._acked_protocol_features = ProtocolFeature(0)
         self._rings: dict[int, _Ring] = {}
-        self._enables_all = False
-        """No SET_VRING_ENABLE will come: every ring is enabled from the start."""
         self._waiting: tuple[Asked, _Deferred] | None = None
 
     @property
@@ -121,7 +119,6 @@ class Session:
     def close(self) -> None:
         """The connection is gone: every ring is stopped and disabled, the device reset."""
         self._waiting = None
-        self._enables_all = False
         self._reset_rings()
         self._acked_features = VirtioFeature(0)
         self._has_features = False
@@ -163,10 +160,7 @@ class Session:
 
     def _check_ring(self, row: RequestRow, payload: VringState | VringAddr | VringFd) -> None:
         checks.check_vring_index(payload.index, self._device.vring_count())
-        is_new = payload.index not in self._rings
         ring = self._ring(payload.index)
-        if is_new and self._enables_all:
-            self._step([payload.index], RingEvent.ENABLE)
         known = ring.items.get(Request(row.request))
         if not ring.state.is_started or known is None:
             return
@@ -215,9 +209,9 @@ class Session:
         self._device.set_features(acked)
         self._acked_features = acked
         self._has_features = True
-        self._enables_all = VirtioFeature.PROTOCOL_FEATURES not in acked
-        if self._enables_all:
-            self._step(sorted(self._rings), RingEvent.ENABLE)
+        if VirtioFeature.PROTOCOL_FEATURES not in acked:
+            # No SET_VRING_ENABLE will come: every ring is enabled from now on.
+            self._step(range(self._device.vring_count()), RingEvent.ENABLE)
 
     def _set_owner(self, payload: Empty, fds: FdBag) -> None:
         self._device.set_owner()

@@ -179,12 +179,16 @@ static void hold_against_descriptors(void)
     }
 }
 
+/* Chains that may be taken: those shown now, and those shown before that the guest would like to take back. */
 static uint16_t pending(int ring)
 {
-    uint16_t count = (uint16_t)(vu_read_le16(&arena_avail(&arena, ring)->idx) -
-                                vu_read_le16(&arena_used(&arena, ring)->idx));
+    uint16_t used = vu_read_le16(&arena_used(&arena, ring)->idx);
+    uint16_t count = (uint16_t)(vu_read_le16(&arena_avail(&arena, ring)->idx) - used);
+    uint16_t seen = (uint16_t)(arena.pair->vring[ring].avail_seen - used);
 
-    return count > arena.size[ring] ? 0 : count;
+    count = count > arena.size[ring] ? 0 : count;
+    seen = seen > arena.size[ring] ? 0 : seen;
+    return count > seen ? count : seen;
 }
 
 static void turn(void)
