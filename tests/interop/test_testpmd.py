@@ -90,18 +90,54 @@ def test_echo_returns_every_packet(
         assert served(server) == (counts.sent, counts.received)
 
 
+@pytest.mark.parametrize("queues", QUEUES)
 @pytest.mark.parametrize(
-    "options",
+    ("mrg_rxbuf", "in_order", "vectorized"),
+    [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (0, 1, 1)],
+    ids=["plain", "in-order", "mergeable", "mergeable-in-order", "vectorized"],
+)
+def test_echo_with_packed_rings(
+    mrg_rxbuf: int, in_order: int, vectorized: int, queues: int, folder: Path
+) -> None:
+    path = folder / "vm1.sock"
+    mbuf_size = 1152 if mrg_rxbuf else 2176
+    scatter = ["--enable-scatter"] if mrg_rxbuf else []
+    vdev = virtio_user(
+        path, queues, RING, packed_vq=1, mrg_rxbuf=mrg_rxbuf, in_order=in_order, vectorized=vectorized
+    )
+    with (
+        serve(folder, path, "echo", "--queues", str(queues)) as server,
+        Testpmd(folder, vdev, queues=queues, mbuf_size=mbuf_size, words=scatter) as front,
+    ):
+        front.ready()
+        features = set(server.wait_log(r"guest features: (.*)")[1].split(", "))
+        assert "RING_PACKED" in features
+        assert ("IN_ORDER" in features) == bool(in_order)
+
+        front.start("io", "700,700", first=BURSTS)
+        front.rates(0.3)
+        counts = front.drain()
+        assert counts.sent == counts.received > ENOUGH
+        assert counts.sent_bytes == counts.received_bytes == 1400 * counts.sent
+        assert counts.missed == counts.errors == 0
+        front.quit()
+        assert served(server) == (counts.sent, counts.received)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
     [
-        {"mrg_rxbuf": 0, "in_order": 0, "vectorized": 1},  # DPDK's own receive path of split rings
-        {"packed_vq": 1},  # wanted, not offered: virtio-user falls back to split rings
+        ({"mrg_rxbuf": 0, "in_order": 0, "vectorized": 1}, ()),  # DPDK's own receive path of split rings
+        ({"packed_vq": 1}, ("--disable-feature", "RING_PACKED")),  # falls back to split rings
     ],
     ids=["vectorized", "packed-wanted"],
 )
-def test_echo_with_other_paths_of_dpdk(options: dict[str, int | str], folder: Path) -> None:
+def test_echo_with_other_paths_of_dpdk(
+    options: dict[str, int | str], words: tuple[str, ...], folder: Path
+) -> None:
     path = folder / "vm1.sock"
     vdev = virtio_user(path, 1, RING, **options)
-    with serve(folder, path, "echo"), Testpmd(folder, vdev) as front:
+    with serve(folder, path, "echo", *words), Testpmd(folder, vdev) as front:
         front.ready()
         front.start("io", "64", first=BURSTS)
         front.rates(0.3)

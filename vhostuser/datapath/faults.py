@@ -41,6 +41,8 @@ _EXPLANATIONS: Final[dict[str, str]] = {
     "ring alignment": "ring part {2} at user address {0:#x} is not aligned to {1} bytes in the mapped file",
     "memory fault": "memory region {1} is gone: the front-end truncated its file under us",
     "system": "the kernel refused: errno {0}",
+    "base": "a packed ring of {2} entries cannot go on from slot {0} with lap bit {1} (base {3:#x}): "
+    "that slot is beyond the ring, or used already",
     "notify": "an fd of ring {0} blocks: the front-end cleared O_NONBLOCK behind our back",
 }
 

@@ -8,6 +8,9 @@ import os
 from vhostuser.datapath.faults import explain
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 
+_PACKED = 1
+_SLOT, _LAP_BIT = 0x7FFF, 15
+
 
 def describe(event: WorkerEvent) -> tuple[int, str]:
     """A logging level and one sentence, without the device's name."""
@@ -30,9 +33,11 @@ def describe(event: WorkerEvent) -> tuple[int, str]:
 
 def _started(event: WorkerEvent) -> tuple[int, str]:
     position, base, used, available = event.values
+    text = f"ring {event.ring} ({'guest sends' if event.ring % 2 else 'guest receives'}) runs from "
+    if event.error == _PACKED:
+        return logging.INFO, f"{text}slot {position & _SLOT} of a packed ring, lap bit {position >> _LAP_BIT}"
     waiting = (available - position) % 65536
-    text = f"ring {event.ring} ({'guest sends' if event.ring % 2 else 'guest receives'}) runs from {position}"
-    text += f", {waiting} entries waiting"
+    text += f"{position}, {waiting} entries waiting"
     if base != used:
         return logging.WARNING, (
             f"{text}; the front-end gave base {base}, but the ring was used up to {used}, so that holds"

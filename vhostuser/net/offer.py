@@ -15,6 +15,7 @@ _RINGS = (
     | VirtioFeature.INDIRECT_DESC
     | VirtioFeature.EVENT_IDX
     | VirtioFeature.IN_ORDER
+    | VirtioFeature.RING_PACKED
 )
 _NET = VirtioFeature.MRG_RXBUF | VirtioFeature.MTU | VirtioFeature.MQ | VirtioFeature.GUEST_ANNOUNCE
 _USO = VirtioFeature.GUEST_USO4 | VirtioFeature.GUEST_USO6 | VirtioFeature.HOST_USO

@@ -14,6 +14,14 @@ _Static_assert(offsetof(struct vu_desc, flags) == offsetof(struct vring_desc, fl
 _Static_assert(offsetof(struct vu_desc, next) == offsetof(struct vring_desc, next), "desc.next");
 _Static_assert(offsetof(struct vu_avail, idx) == offsetof(struct vring_avail, idx), "avail.idx");
 _Static_assert(offsetof(struct vu_avail, ring) == offsetof(struct vring_avail, ring), "avail.ring");
+_Static_assert(sizeof(struct vu_packed_desc) == sizeof(struct vring_packed_desc), "packed descriptor size");
+_Static_assert(offsetof(struct vu_packed_desc, id) == offsetof(struct vring_packed_desc, id), "packed id");
+_Static_assert(offsetof(struct vu_packed_desc, flags) == offsetof(struct vring_packed_desc, flags),
+               "packed flags");
+_Static_assert(sizeof(struct vring_packed_desc_event) == sizeof(vu_le32), "packed event area");
+_Static_assert(VU_PACKED_AVAIL == 1 << VRING_PACKED_DESC_F_AVAIL &&
+                   VU_PACKED_USED == 1 << VRING_PACKED_DESC_F_USED,
+               "packed flag bits");
 _Static_assert(sizeof(struct vu_used_elem) == sizeof(struct vring_used_elem), "used element size");
 _Static_assert(offsetof(struct vu_used, idx) == offsetof(struct vring_used, idx), "used.idx");
 _Static_assert(offsetof(struct vu_used, ring) == offsetof(struct vring_used, ring), "used.ring");

@@ -4,13 +4,26 @@
 
 #include "chain.h"
 
+static struct vu_desc_copy read_desc(const struct vu_vring *vring, const void *at)
+{
+    const struct vu_packed_desc *packed = at;
+
+    if (!vring->is_packed)
+        return vu_desc_read(at);
+    return (struct vu_desc_copy){
+        .gpa = vu_read_le64(&packed->gpa),
+        .length = vu_read_le32(&packed->length),
+        .flags = vu_read_le16(&packed->flags),
+    };
+}
+
 /* Copies one table entry out; the table may cross from one region into the next. */
 static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, uint64_t gpa,
                       struct vu_desc_copy *entry)
 {
     const struct vu_region *region = vu_region_of(memory, gpa, &vring->region_hint);
     const uint8_t *host;
-    struct vu_desc bounce;
+    struct vu_desc bounce; /* as long, and aligned, as a packed one */
     uint8_t *to = (uint8_t *)&bounce;
 
     if (vu_unlikely(!region))
@@ -18,7 +31,7 @@ static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, ui
     host = region->host + (gpa - region->gpa);
     if (vu_likely(region->size - (gpa - region->gpa) >= sizeof(bounce) &&
                   (uintptr_t)host % _Alignof(struct vu_desc) == 0)) {
-        *entry = vu_desc_read((const struct vu_desc *)(const void *)host);
+        *entry = read_desc(vring, host);
         return VU_OK;
     }
     /* Misaligned or across a border: bytes, each still read once. */
@@ -28,7 +41,7 @@ static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, ui
             return VU_ERR_ADDRESS;
         to[i] = *(volatile const uint8_t *)(region->host + (gpa - region->gpa));
     }
-    *entry = vu_desc_read(&bounce);
+    *entry = read_desc(vring, &bounce);
     return VU_OK;
 }
 
@@ -52,6 +65,13 @@ int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memor
 
         if (result)
             return vu_trouble(vring, result, chain->head, gpa, sizeof(struct vu_desc), link->flags);
+        if (vring->is_packed) {
+            /* Its entries lie in order, and of their flags only WRITE means something (virtio 1.2, 2.8.7). */
+            /* DPDK's virtio (22.11) has it on the header that it sends: a transmit chain is read whole. */
+            entry.flags &= direction == VU_TX ? 0 : VU_DESC_WRITE;
+            entry.next = (uint16_t)(index + 1);
+            entry.flags |= left > 1 ? VU_DESC_NEXT : 0;
+        }
         if (entry.flags & VU_DESC_INDIRECT)
             return vu_trouble(vring, VU_ERR_INDIRECT_NESTED, chain->head, gpa, index, entry.flags);
         result = vu_chain_add(vring, memory, direction, &entry, writable_seen, pieces, chain);

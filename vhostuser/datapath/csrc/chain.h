@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Walking one descriptor chain of a split table.  Bounds: a direct chain has at most `size` descriptors,
- * an indirect table at most max(size, 1024) entries (the spec says size; QEMU's devices take 1024
- * whatever the size, and drivers have come to rely on it).
+ * Walking one descriptor chain: what both formats share, and the split table.  Bounds: a direct chain has at
+ * most `size` descriptors, an indirect table at most max(size, 1024) entries (the spec says size; QEMU's
+ * devices take 1024 whatever the size, and drivers have come to rely on it).
  */
 #ifndef VU_CHAIN_H
 #define VU_CHAIN_H
@@ -16,7 +16,7 @@ struct vu_desc_copy {
     uint64_t gpa;
     uint32_t length;
     uint16_t flags;
-    uint16_t next;
+    uint16_t next; /* packed: the buffer's id */
 };
 
 static vu_always_inline struct vu_desc_copy vu_desc_read(const struct vu_desc *desc)

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "burst.h"
+#include "packed.h"
 #include "split.h"
 
 /* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
@@ -227,5 +228,5 @@ uint32_t vu_serve_tx(struct vu_pair *pair)
         pair->ready &= ~(uint32_t)VU_READY_TX;
         return 0;
     }
-    return serve_tx(&vu_split_ops, pair);
+    return vring->is_packed ? serve_tx(&vu_packed_ops, pair) : serve_tx(&vu_split_ops, pair);
 }

@@ -38,11 +38,11 @@ struct vu_pair;
 struct vu_worker;
 
 struct vu_vring_setup {
-    uint64_t desc; /* user addresses, as SET_VRING_ADDR brought them */
-    uint64_t avail;
-    uint64_t used;
+    uint64_t desc;    /* user addresses, as SET_VRING_ADDR brought them; packed: the ring, */
+    uint64_t avail;   /* the driver's event area */
+    uint64_t used;    /* and the device's */
     uint32_t size;    /* entries */
-    uint32_t base;    /* next avail index that the front-end believes in */
+    uint32_t base;    /* the position that the front-end believes in, as SET_VRING_BASE has it */
     int kick_fd;      /* -1: none, the ring is polled; stays the caller's, as all fds here */
     int kick_drained; /* 1: a pipe or socket, to be read empty; 0: an eventfd, never read */
     int call_fd;      /* -1: the guest polls */
@@ -71,9 +71,10 @@ void vu_pair_free(struct vu_pair *pair);
 int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size);
 
 /* Starts ring VU_RX or VU_TX: translates the ring's three parts, watches the kick fd, and queues the first
-   scan, which reads used->idx and checks the distance.  Returns vu_error. */
+   scan, which finds the position: split from used->idx, packed from the base.  Returns vu_error. */
 int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *setup);
-/* Stops it; returns the next avail index (equal to used->idx, nothing is ever left fetched). */
+/* Stops it; returns its position as the protocol has it.  Split: the next avail index, equal to used->idx,
+   since nothing is ever left fetched.  Packed: slot and lap's bit, twice. */
 uint32_t vu_vring_stop(struct vu_pair *pair, int ring);
 /* See enum vu_ring_enabled; the ring is looked at once afterwards. */
 void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled enabled);

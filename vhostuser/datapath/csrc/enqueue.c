@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "burst.h"
+#include "packed.h"
 #include "split.h"
 
 /* Pieces handed to one read besides our header and tail; what does not fit lands in the tail. */
@@ -226,5 +227,5 @@ uint32_t vu_serve_rx(struct vu_pair *pair)
         pair->ready &= ~(uint32_t)VU_READY_RX;
         return 0;
     }
-    return serve_rx(&vu_split_ops, pair);
+    return vring->is_packed ? serve_rx(&vu_packed_ops, pair) : serve_rx(&vu_split_ops, pair);
 }

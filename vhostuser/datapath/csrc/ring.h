@@ -6,7 +6,8 @@
  * 1. Shared memory is read once into a local; the local is checked and used.
  * 2. Nothing is ever left fetched.  A burst fetches chains at `position + k` and moves `position` only when
  *    it publishes, in order; what it does not complete is thereby given back.  So position == used->idx
- *    between turns, a killed process loses nothing, and GET_VRING_BASE needs no draining.
+ *    between turns (packed: next available and next used slot are one), a killed process loses nothing,
+ *    and GET_VRING_BASE needs no draining.
  * 3. A burst ends with one publish, which writes every used entry, and one call decision.
  * 4. The first bad chain breaks the ring; the chains before it are completed.
  */
@@ -50,6 +51,17 @@ struct vu_used {
     struct vu_used_elem ring[]; /* avail_event follows */
 };
 
+/* Virtio 1.2, 2.8.13; the bits say which lap a descriptor is of. */
+#define VU_PACKED_AVAIL 0x80
+#define VU_PACKED_USED 0x8000
+
+struct vu_packed_desc {
+    vu_le64 gpa;
+    vu_le32 length;
+    vu_le16 id;
+    vu_le16 flags;
+};
+
 enum vu_vring_state {
     VU_VRING_STOPPED = 0,
     VU_VRING_STARTING = 1, /* the first scan by the worker is still to come */
@@ -59,14 +71,28 @@ enum vu_vring_state {
 
 struct vu_vring {
     /* Read by every burst. */
-    const struct vu_desc *desc;
-    struct vu_avail *avail;
-    struct vu_used *used;
-    uint32_t size;        /* entries; a power of two for the split format */
-    uint16_t position;    /* next avail index, and used->idx: see rule 2 */
-    uint16_t avail_seen;  /* avail->idx when it was last read */
-    uint16_t signalled;   /* used->idx at the last call decision */
-    bool signalled_valid; /* false until the first decision after a start: that one always calls */
+    union {
+        struct {
+            const struct vu_desc *desc;
+            struct vu_avail *avail;
+            struct vu_used *used;
+        };
+        struct {
+            struct vu_packed_desc *packed;
+            const vu_le32 *driver_event; /* slot and lap's bit in the low half, flags in the high one */
+            vu_le32 *device_event;
+        };
+    };
+    uint32_t size;       /* entries; a power of two for the split format */
+    uint16_t position;   /* split: next avail index, and used->idx; packed: the slot of both.  See rule 2 */
+    uint16_t avail_seen; /* split: avail->idx when it was last read */
+    uint16_t next;       /* packed: the slot where the next chain of this burst begins */
+    bool wrap;           /* packed: the lap's bit at position */
+    bool next_wrap;      /* packed: and at next */
+    bool is_packed;
+    uint32_t fetched_slots; /* packed: between position and next */
+    uint16_t signalled;     /* position at the last call decision */
+    bool signalled_valid;   /* false until the first decision after a start: that one always calls */
     bool event_idx;
     bool indirect;
     bool kick_armed; /* the driver has been asked to kick */
@@ -81,6 +107,7 @@ struct vu_vring {
     bool kick_drained;
     bool kick_watched;
     bool used_anything; /* since the start: decides whether a new call fd is signalled */
+    bool looked_at;     /* since the start: position is known, until then the base is all there is */
     uint32_t base;
     uint32_t index; /* of the device: 2n or 2n+1 */
     uint64_t uva[3];
@@ -91,8 +118,8 @@ struct vu_vring {
 
 /* One descriptor chain, translated: pieces[first .. first+count) of the burst. */
 struct vu_chain {
-    uint16_t head;
-    uint16_t reserved;
+    uint16_t head;  /* split: of the first descriptor; packed: the buffer's id */
+    uint16_t slots; /* packed: descriptors in the ring */
     uint32_t first;
     uint32_t count;
     uint64_t length;  /* bytes in the direction that was asked for */

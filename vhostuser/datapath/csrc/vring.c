@@ -5,7 +5,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include "split.h"
+#include "ring.h"
 #include "state.h"
 #include "watchdog.h"
 
@@ -59,17 +59,19 @@ static int translate_part(struct vu_vring *vring, int part, uint64_t length, uin
 
 int vu_vring_translate(struct vu_vring *vring)
 {
-    void *desc, *avail, *used;
+    /* Event words included, whether negotiated or not (virtio 1.2, 2.7 and 2.8.10). */
+    uint64_t size = vring->size, avail = vring->is_packed ? 4 : 6 + 2 * size,
+             used = vring->is_packed ? 4 : 6 + 8 * size;
+    void *part[3];
     int error;
 
-    /* Sizes with the event words behind each ring, whether negotiated or not (virtio 1.2, 2.7). */
-    if ((error = translate_part(vring, 0, 16ULL * vring->size, 16, &desc)) ||
-        (error = translate_part(vring, 1, 6 + 2ULL * vring->size, 2, &avail)) ||
-        (error = translate_part(vring, 2, 6 + 8ULL * vring->size, 4, &used)))
+    if ((error = translate_part(vring, 0, 16 * size, 16, &part[0])) ||
+        (error = translate_part(vring, 1, avail, vring->is_packed ? 4 : 2, &part[1])) ||
+        (error = translate_part(vring, 2, used, 4, &part[2])))
         return error;
-    vring->desc = desc;
-    vring->avail = avail;
-    vring->used = used;
+    vring->desc = part[0];
+    vring->avail = part[1];
+    vring->used = part[2];
     return VU_OK;
 }
 
@@ -122,7 +124,8 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->uva[2] = setup->used;
     vring->size = setup->size;
     vring->base = setup->base;
-    vring->position = (uint16_t)setup->base;
+    vring->looked_at = false;
+    vring->is_packed = pair->device->features & VU_F_RING_PACKED;
     vring->kick_fd = setup->kick_fd;
     vring->kick_drained = setup->kick_drained;
     vring->call_fd = setup->call_fd;
@@ -143,25 +146,59 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     return VU_OK;
 }
 
+/* Every ring that we leave has base == used->idx.  Where they differ the front-end lost the position
+   (virtio-user sends 0 after our restart, Cloud Hypervisor the driver's avail->idx), and used->idx is what
+   the driver goes by. */
+static int look_at_split(struct vu_vring *vring, struct vu_event *event)
+{
+    uint16_t used_idx = vu_acquire_le16(&vring->used->idx), avail_idx = vu_acquire_le16(&vring->avail->idx);
+
+    vring->position = vring->avail_seen = used_idx;
+    event->value[0] = used_idx;
+    event->value[1] = vring->base;
+    event->value[2] = used_idx;
+    event->value[3] = avail_idx;
+    if ((uint16_t)(avail_idx - used_idx) > vring->size)
+        return vu_trouble(vring, VU_ERR_AVAIL_INDEX, avail_idx, used_idx, vring->size, vring->base);
+    return VU_OK;
+}
+
+/* A packed ring has no index in memory: the base is all there is.  Bits 0-14 next available slot, 15 its
+   lap's bit, 16-30 next used slot, 31 its lap's bit.  Where the used half is 0 it was not filled in
+   (virtio-user, DPDK) and equals the other; a genuine 0 there means the same, since rings are drained before
+   they are handed over.  Chains between used and available were taken by another back-end and not finished:
+   they are served again. */
+static int look_at_packed(struct vu_vring *vring, struct vu_event *event)
+{
+    uint32_t base = vring->base >> 16 ? vring->base >> 16 : vring->base & 0xffff;
+    uint16_t slot = base & 0x7fff, flags;
+    bool wrap = base & 0x8000;
+
+    event->value[0] = event->value[2] = base;
+    event->value[1] = vring->base >> 16 ? vring->base >> 16 : base;
+    event->error = 1;
+    if (slot >= vring->size)
+        return vu_trouble(vring, VU_ERR_BASE, slot, wrap, vring->size, vring->base);
+    flags = vu_acquire_le16(&vring->packed[slot].flags);
+    /* Used in this lap already: whoever served the ring last was further on. */
+    if (!!(flags & VU_PACKED_AVAIL) == wrap && !!(flags & VU_PACKED_USED) == wrap)
+        return vu_trouble(vring, VU_ERR_BASE, slot, wrap, vring->size, vring->base);
+    vring->position = vring->next = slot;
+    vring->wrap = vring->next_wrap = wrap;
+    return VU_OK;
+}
+
 bool vu_vring_first_look(struct vu_vring *vring)
 {
     struct vu_event event = {
         .kind = VU_EVENT_RING_STARTED, .device = vring->pair->device->id, .ring = vring->index};
-    uint16_t used_idx = vu_acquire_le16(&vring->used->idx), avail_idx = vu_acquire_le16(&vring->avail->idx);
+    int error = vring->is_packed ? look_at_packed(vring, &event) : look_at_split(vring, &event);
 
-    /* Every ring that we leave has base == used->idx.  Where they differ the front-end lost the position
-       (virtio-user sends 0 after our restart, Cloud Hypervisor the driver's avail->idx), and used->idx is
-       what the driver goes by. */
-    vring->position = vring->avail_seen = used_idx;
-    event.value[0] = used_idx;
-    event.value[1] = vring->base;
-    event.value[2] = used_idx;
-    event.value[3] = avail_idx;
-    if ((uint16_t)(avail_idx - used_idx) > vring->size) {
-        vu_vring_break(vring,
-                       vu_trouble(vring, VU_ERR_AVAIL_INDEX, avail_idx, used_idx, vring->size, vring->base));
+    if (error) {
+        vu_vring_break(vring, error);
         return false;
     }
+    vring->looked_at = true;
     vring->state = VU_VRING_RUNNING;
     vu_event_put(vring->pair->worker, &event);
     return true;
@@ -175,6 +212,13 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
     vring->state = VU_VRING_STOPPED;
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
     vu_pair_watch_port(pair);
+    if (!vring->looked_at)
+        return vring->base;
+    if (vring->is_packed) {
+        uint32_t half = vring->position | (uint32_t)vring->wrap << 15;
+
+        return half | half << 16;
+    }
     return vring->position;
 }
 

@@ -16,7 +16,8 @@
 #define VU_TURN_EVENTS 2 /* vu_worker_events has something */
 
 enum vu_event_kind {
-    VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx */
+    VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx;
+                                    error 1: packed, slot and lap's bit in place of the indices, no [3] */
     VU_EVENT_RING_BROKEN = 2,    /* error; value[0..3] head or index, address, length, flags */
     VU_EVENT_DEVICE_FAULTED = 3, /* MEMORY_FAULT: value[0] host address (0: a system call said so), [1]
                                     region; NOTIFY: value[0] ring */

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The packed format (virtio 1.2, 2.8): the hot functions, always inlined into a burst loop.
+ * Rule 2 of ring.h makes it simple: between turns next available and next used slot are one, `position` with
+ * the lap's bit `wrap`.  Nothing of a chain is overwritten before publish, so a process that is killed in a
+ * burst leaves the descriptors as the driver wrote them.
+ */
+#ifndef VU_PACKED_H
+#define VU_PACKED_H
+
+#include "chain.h"
+
+/* virtio 1.2, 2.8.10: what each side's event area asks for. */
+#define VU_EVENT_ENABLE 0
+#define VU_EVENT_DISABLE 1
+#define VU_EVENT_AT 2
+
+static vu_always_inline bool vu_packed_is_available(uint16_t flags, bool wrap)
+{
+    return !!(flags & VU_PACKED_AVAIL) == wrap && !!(flags & VU_PACKED_USED) != wrap;
+}
+
+/* The next slot; the lap's bit flips behind the last. */
+static vu_always_inline void vu_packed_advance(const struct vu_vring *vring, uint16_t *slot, bool *wrap,
+                                               uint32_t by)
+{
+    uint32_t next = *slot + by;
+
+    if (next >= vring->size) {
+        next -= vring->size;
+        *wrap = !*wrap;
+    }
+    *slot = (uint16_t)next;
+}
+
+static vu_always_inline struct vu_desc_copy vu_packed_read(const struct vu_packed_desc *desc)
+{
+    return (struct vu_desc_copy){
+        .gpa = vu_read_le64(&desc->gpa),
+        .length = vu_read_le32(&desc->length),
+        .flags = vu_read_le16(&desc->flags),
+        .next = vu_read_le16(&desc->id),
+    };
+}
+
+/* The driver writes the first descriptor's flags last: once they say available, the whole chain is there. */
+static vu_always_inline int vu_packed_walk(struct vu_vring *vring, const struct vu_memory *memory,
+                                           int direction, struct vu_pieces *pieces, struct vu_chain *chain)
+{
+    uint32_t start = pieces->used;
+    uint16_t slot = vring->next;
+    bool wrap = vring->next_wrap, writable_seen = false;
+    int result;
+
+    chain->first = start;
+    chain->length = 0;
+    chain->written = 0;
+    chain->head = slot; /* for the log: the id comes with the last descriptor */
+    chain->slots = 0;
+    for (;;) {
+        struct vu_desc_copy desc = vu_packed_read(&vring->packed[slot]);
+
+        chain->slots++;
+        vu_packed_advance(vring, &slot, &wrap, 1);
+        if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
+            result = vu_chain_walk_indirect(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+            chain->head = desc.next;
+            break;
+        }
+        result = vu_chain_add(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+        if (vu_likely(!(desc.flags & VU_DESC_NEXT)))
+            chain->head = desc.next;
+        if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
+            break;
+        /* All chains of a burst together have no more slots than the ring: a lap's bit can be forged. */
+        if (vu_unlikely(vring->fetched_slots + chain->slots >= vring->size)) {
+            result = vu_trouble(vring, VU_ERR_CHAIN_LENGTH, vring->next, vring->size, 0, desc.flags);
+            break;
+        }
+    }
+    chain->count = pieces->used - start;
+    if (vu_unlikely(result)) {
+        pieces->used = start;
+        if (result == VU_FETCH_FULL && start == 0)
+            result = vu_trouble(vring, VU_ERR_PIECES, vring->next, VU_PIECES, 0, 0);
+        return result;
+    }
+    vring->next = slot;
+    vring->next_wrap = wrap;
+    vring->fetched_slots += chain->slots;
+    return VU_OK;
+}
+
+static vu_always_inline int vu_packed_fetch(struct vu_vring *vring, const struct vu_memory *memory,
+                                            uint16_t k, int direction, struct vu_pieces *pieces,
+                                            struct vu_chain *chain)
+{
+    if (k == 0) {
+        vring->next = vring->position;
+        vring->next_wrap = vring->wrap;
+        vring->fetched_slots = 0;
+    }
+    /* Pairs with the driver's release of these flags after the rest of the chain. */
+    if (!vu_packed_is_available(vu_acquire_le16(&vring->packed[vring->next].flags), vring->next_wrap) ||
+        vu_unlikely(vring->fetched_slots >= vring->size))
+        return VU_FETCH_EMPTY;
+    return vu_packed_walk(vring, memory, direction, pieces, chain);
+}
+
+static vu_always_inline void vu_packed_publish(struct vu_vring *vring, const struct vu_chain *chains,
+                                               uint16_t n)
+{
+    uint16_t slot = vring->position, first = slot, first_flags = 0;
+    bool wrap = vring->wrap;
+
+    for (uint16_t k = 0; k < n; k++) {
+        struct vu_packed_desc *desc = &vring->packed[slot];
+        uint16_t flags = wrap ? VU_PACKED_AVAIL | VU_PACKED_USED : 0;
+
+        if (chains[k].written)
+            flags |= VU_DESC_WRITE;
+        vu_write_le16(&desc->id, chains[k].head);
+        vu_write_le32(&desc->length, chains[k].written);
+        if (k == 0)
+            first_flags = flags;
+        else
+            vu_write_le16(&desc->flags, flags);
+        vu_packed_advance(vring, &slot, &wrap, chains[k].slots);
+    }
+    /* Pairs with the driver's acquire of these flags: who sees the first chain used sees all that is behind
+       it, buffers included. */
+    vu_release_le16(&vring->packed[first].flags, first_flags);
+    vring->position = slot;
+    vring->wrap = wrap;
+}
+
+static vu_always_inline bool vu_packed_wants_call(struct vu_vring *vring)
+{
+    uint16_t now = vring->position, before = vring->signalled, at;
+    bool valid = vring->signalled_valid;
+    uint32_t event, flags;
+
+    /* Used flags first, then the driver's wish: pairs with the driver's fence between writing its event area
+       and looking at the ring again. */
+    vu_full_fence();
+    event = vu_read_le32(vring->driver_event); /* offset and flags belong together */
+    flags = event >> 16 & 3;
+    vring->signalled = now;
+    vring->signalled_valid = true;
+    if (flags != VU_EVENT_AT || !vring->event_idx)
+        return flags != VU_EVENT_DISABLE;
+    if (vu_unlikely(!valid))
+        return true;
+    at = event & 0x7fff;
+    /* Slots as numbers that only grow: what lies in the lap before is `size` less. */
+    if (now <= before)
+        before = (uint16_t)(before - vring->size);
+    if (!!(event & 0x8000) != vring->wrap)
+        at = (uint16_t)(at - vring->size);
+    return (uint16_t)(now - at - 1) < (uint16_t)(now - before);
+}
+
+static vu_always_inline void vu_packed_arm(struct vu_vring *vring)
+{
+    uint32_t at = vring->next | (uint32_t)vring->next_wrap << 15;
+
+    vring->kick_armed = true;
+    vu_write_le32(vring->device_event, vring->event_idx ? at | VU_EVENT_AT << 16 : VU_EVENT_ENABLE << 16);
+    /* Wish first, then the caller's last look at the ring: pairs with the driver's fence between its flags
+       and its reading of our event area.  Without it a kick is lost for ever. */
+    vu_full_fence();
+}
+
+static vu_always_inline bool vu_packed_grown(struct vu_vring *vring)
+{
+    return vu_packed_is_available(vu_acquire_le16(&vring->packed[vring->next].flags), vring->next_wrap);
+}
+
+static vu_always_inline void vu_packed_disarm(struct vu_vring *vring)
+{
+    if (!vring->kick_armed)
+        return;
+    vring->kick_armed = false;
+    vu_write_le32(vring->device_event, (uint32_t)VU_EVENT_DISABLE << 16);
+}
+
+static const struct vu_ring_ops vu_packed_ops = {
+    .fetch = vu_packed_fetch,
+    .publish = vu_packed_publish,
+    .wants_call = vu_packed_wants_call,
+    .arm = vu_packed_arm,
+    .grown = vu_packed_grown,
+    .disarm = vu_packed_disarm,
+};
+
+#endif
