@@ -22,6 +22,7 @@ class _Lib:
     VU_VIRTQUEUE_IN_ORDER: int
     VU_VIRTQUEUE_MRG_RXBUF: int
     VU_VIRTQUEUE_RECEIVE: int
+    VU_VIRTQUEUE_PACKED: int
     VU_VIRTQUEUE_MAX_SEGMENTS: int
     VU_LOAD_MAX_QUEUES: int
     VU_DRIVER_BAD_CONFIG: int
@@ -29,6 +30,7 @@ class _Lib:
     VU_DRIVER_USED_UNKNOWN: int
     VU_DRIVER_USED_LENGTH: int
     VU_DRIVER_MERGE_BROKEN: int
+    VU_DRIVER_USED_FLAGS: int
     VU_LOAD_STAMP: int
     VU_LOAD_SLEEP: int
     VU_LOAD_SETTLE: int
@@ -41,7 +43,7 @@ class _Lib:
     def vu_virtqueue_new(self, config: CData) -> CData: ...
     def vu_virtqueue_free(self, queue: CData) -> None: ...
     def vu_virtqueue_fill(self, queue: CData) -> int: ...
-    def vu_virtqueue_position(self, queue: CData) -> int: ...
+    def vu_virtqueue_base(self, queue: CData) -> int: ...
     def vu_virtqueue_count(self, queue: CData, counts: CData) -> None: ...
     def vu_load_run(
         self,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The driver side in C: split virtqueues with real barriers, and loads over them.  For everything that runs
- * beside a back-end at speed; `virtqueue.py` says the same things slowly.
+ * The driver side in C: split and packed virtqueues with real barriers, and loads over them.  For everything
+ * that runs beside a back-end at speed; `virtqueue.py` and `packed_virtqueue.py` say the same things slowly.
  *
  * Read by the C compiler and by cffi: typedefs, complete structs, prototypes and numeric defines only.
  *
@@ -19,6 +19,7 @@
 #define VU_VIRTQUEUE_IN_ORDER 4
 #define VU_VIRTQUEUE_MRG_RXBUF 8
 #define VU_VIRTQUEUE_RECEIVE 16
+#define VU_VIRTQUEUE_PACKED 32
 
 #define VU_VIRTQUEUE_MAX_SEGMENTS 16
 #define VU_LOAD_MAX_QUEUES 128
@@ -29,7 +30,8 @@ enum vu_driver_error {
     VU_DRIVER_USED_JUMPED = -2,  /* more chains given back than are in flight */
     VU_DRIVER_USED_UNKNOWN = -3, /* a chain given back that is not in flight */
     VU_DRIVER_USED_LENGTH = -4,  /* more bytes written than the chain has, or less than a header */
-    VU_DRIVER_MERGE_BROKEN = -5  /* the buffers of one frame were not given back together */
+    VU_DRIVER_MERGE_BROKEN = -5, /* the buffers of one frame were not given back together */
+    VU_DRIVER_USED_FLAGS = -6    /* packed: a descriptor that is neither available nor used */
 };
 
 /*
@@ -48,15 +50,16 @@ enum vu_driver_error {
 struct vu_virtqueue;
 
 struct vu_virtqueue_config {
-    uint64_t desc; /* where this process has the three parts mapped */
-    uint64_t avail;
-    uint64_t used;
+    uint64_t desc;     /* where this process has the three parts mapped */
+    uint64_t avail;    /* packed: the driver's event suppression area */
+    uint64_t used;     /* packed: the device's */
     uint64_t pool;     /* buffers and indirect tables, vu_virtqueue_pool_size() bytes, mapped in one piece */
     uint64_t pool_gpa; /* its guest address */
     uint32_t buffer_size; /* bytes of one buffer, header included */
     uint32_t header_size; /* of the virtio-net header: 10, 12 or 20 */
     uint32_t flags;       /* VU_VIRTQUEUE_* */
-    uint16_t size;        /* entries, a power of two */
+    uint16_t size;        /* entries; of a split ring a power of two */
+    uint16_t position;    /* packed: slot where both sides are, wrap counter in bit 15; 0x8000 if zeroed */
     uint16_t segments;    /* descriptors of one chain: 1 whole, 2 header apart, more cut the frame too */
     int32_t kick_fd;      /* -1: the device polls */
     int32_t call_fd;      /* -1: sleeping on this queue is not possible */
@@ -114,8 +117,8 @@ void vu_virtqueue_free(struct vu_virtqueue *queue);
 /* Lend every buffer of a receive queue to the device and kick it if it wants that; how many were lent. */
 int vu_virtqueue_fill(struct vu_virtqueue *queue);
 
-/* Where the next used entry is looked for: SET_VRING_BASE after a stop that drained the ring. */
-uint16_t vu_virtqueue_position(const struct vu_virtqueue *queue);
+/* SET_VRING_BASE for a device that goes on where this ring shows that the last one stood. */
+uint32_t vu_virtqueue_base(const struct vu_virtqueue *queue);
 void vu_virtqueue_count(const struct vu_virtqueue *queue, struct vu_virtqueue_counts *counts);
 
 /*

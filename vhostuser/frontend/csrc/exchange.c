@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Frames on and off virtqueues: written, stamped, put together, judged. */
+/*
+ * Frames on and off virtqueues: written, stamped, put together, judged.  Each loop is written once and
+ * instantiated for both ring formats.
+ */
 #define _GNU_SOURCE
 #include "exchange.h"
 
@@ -7,6 +10,9 @@
 #include <poll.h>
 #include <string.h>
 #include <time.h>
+
+#include "packed_virtqueue.h"
+#include "split_virtqueue.h"
 
 #define VU_FLOW_SHIFT 56
 #define VU_MAX_FRAME (1U << 17) /* what the scratch of a virtqueue holds */
@@ -40,17 +46,18 @@ int vu_options_check(struct vu_virtqueue *const *transmit, uint32_t count,
     return 0;
 }
 
-int vu_reclaim(struct vu_virtqueue *queue, struct vu_load_result *result)
+static vu_always_inline int reclaim(const struct vu_virtqueue_format *format, struct vu_virtqueue *queue,
+                                    struct vu_load_result *result)
 {
     int count = 0;
     for (;;) {
-        const int pending = vu_virtqueue_pending(queue);
+        const int pending = format->pending(queue);
         if (pending <= 0) {
             return pending < 0 ? pending : count;
         }
         for (int i = 0; i < pending; i++) {
             uint32_t length;
-            const int slot = vu_virtqueue_take(queue, &length);
+            const int slot = format->take(queue, &length);
             if (vu_unlikely(slot < 0)) {
                 return slot;
             }
@@ -61,8 +68,16 @@ int vu_reclaim(struct vu_virtqueue *queue, struct vu_load_result *result)
     }
 }
 
-uint32_t vu_send(struct vu_virtqueue *queue, uint32_t number, uint32_t count,
-                 const struct vu_load_options *options, struct vu_load_result *result)
+int vu_reclaim(struct vu_virtqueue *queue, struct vu_load_result *result)
+{
+    return vu_virtqueue_is_packed(queue) ? reclaim(&vu_packed_format, queue, result)
+                                         : reclaim(&vu_split_format, queue, result);
+}
+
+static vu_always_inline uint32_t send_frames(const struct vu_virtqueue_format *format,
+                                             struct vu_virtqueue *queue, uint32_t number, uint32_t count,
+                                             const struct vu_load_options *options,
+                                             struct vu_load_result *result)
 {
     const uint32_t body = options->frame_size - options->template_size;
 
@@ -78,11 +93,19 @@ uint32_t vu_send(struct vu_virtqueue *queue, uint32_t number, uint32_t count,
             vu_stamp_write(at + options->template_size, body, options->run,
                            (uint64_t)number << VU_FLOW_SHIFT | sequence);
         }
-        vu_virtqueue_lend(queue, slot, queue->header_size + options->frame_size);
+        format->lend(queue, slot, queue->header_size + options->frame_size);
     }
-    vu_virtqueue_publish(queue);
+    format->publish(queue);
     result->sent += count;
     return count;
+}
+
+uint32_t vu_send(struct vu_virtqueue *queue, uint32_t number, uint32_t count,
+                 const struct vu_load_options *options, struct vu_load_result *result)
+{
+    return vu_virtqueue_is_packed(queue)
+               ? send_frames(&vu_packed_format, queue, number, count, options, result)
+               : send_frames(&vu_split_format, queue, number, count, options, result);
 }
 
 /* Keep the sequence of one flow: what was jumped over, and what comes after all. */
@@ -127,15 +150,16 @@ static void judge(const uint8_t *frame, const struct vu_load_options *options, s
 }
 
 /* The further buffers of a merged frame (virtio 1.x, 5.1.6.4): all of them given back together. */
-static int merge(struct vu_virtqueue *queue, uint32_t more, int keep, struct vu_arrival *arrival)
+static vu_always_inline int merge(const struct vu_virtqueue_format *format, struct vu_virtqueue *queue,
+                                  uint32_t more, int keep, struct vu_arrival *arrival)
 {
     for (uint32_t i = 0; i < more; i++) {
         uint32_t length = 0;
-        const int pending = vu_virtqueue_pending(queue);
+        const int pending = format->pending(queue);
         if (pending <= 0) {
             return pending < 0 ? pending : VU_DRIVER_MERGE_BROKEN;
         }
-        const int slot = vu_virtqueue_take(queue, &length);
+        const int slot = format->take(queue, &length);
         if (slot < 0) {
             return slot;
         }
@@ -151,19 +175,20 @@ static int merge(struct vu_virtqueue *queue, uint32_t more, int keep, struct vu_
     return 0;
 }
 
-int vu_receive(struct vu_virtqueue *queue, const struct vu_load_options *options,
-               struct vu_load_result *result, struct vu_arrival *arrival)
+static vu_always_inline int take_in(const struct vu_virtqueue_format *format, struct vu_virtqueue *queue,
+                                    const struct vu_load_options *options, struct vu_load_result *result,
+                                    struct vu_arrival *arrival)
 {
     const int keep = (options->flags & VU_LOAD_STAMP) != 0;
     uint16_t buffers = 1;
     uint32_t length = 0;
     int slot;
 
-    const int pending = vu_virtqueue_pending(queue);
+    const int pending = format->pending(queue);
     if (pending <= 0) {
         return pending;
     }
-    slot = vu_virtqueue_take(queue, &length);
+    slot = format->take(queue, &length);
     if (slot < 0) {
         return slot;
     }
@@ -185,7 +210,7 @@ int vu_receive(struct vu_virtqueue *queue, const struct vu_load_options *options
         if (keep) {
             memcpy(queue->scratch, frame, arrival->length);
         }
-        failure = merge(queue, buffers - 1U, keep, arrival);
+        failure = merge(format, queue, buffers - 1U, keep, arrival);
         if (failure < 0) {
             return failure;
         }
@@ -195,6 +220,13 @@ int vu_receive(struct vu_virtqueue *queue, const struct vu_load_options *options
     result->received_chains += buffers;
     judge(frame, options, result, arrival);
     return 1;
+}
+
+int vu_receive(struct vu_virtqueue *queue, const struct vu_load_options *options,
+               struct vu_load_result *result, struct vu_arrival *arrival)
+{
+    return vu_virtqueue_is_packed(queue) ? take_in(&vu_packed_format, queue, options, result, arrival)
+                                         : take_in(&vu_split_format, queue, options, result, arrival);
 }
 
 static uint32_t arm(struct vu_virtqueue *const *queues, uint32_t count, struct pollfd *fds, int *pending)

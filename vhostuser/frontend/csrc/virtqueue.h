@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The driver's end of a split ring, hot half.  Private to C.
+ * The driver's end of a ring: what does not depend on its format.  Private to C.  The formats are
+ * split_virtqueue.h and packed_virtqueue.h.
  *
- * Buffers are cut once: slot n of the pool belongs to the descriptors of slot n for good.  A slot is free, or
- * lent to the device.  Slots are lent first in, first out, so that descriptors are used in table order, which
- * IN_ORDER demands (virtio 1.x, 2.7.14) and caches like.
+ * Buffers are cut once: slot n of the pool is one chain's buffer for good.  A slot is free, or lent to the
+ * device.  Slots are lent first in, first out, so that descriptors are used in table order, which IN_ORDER
+ * demands (virtio 1.x, 2.7.14) and caches like.
  *
  * What the device writes is read once into a local and checked: a device that lies is reported, never
  * followed.
@@ -21,33 +22,13 @@
 #define VU_DESC_NEXT 1
 #define VU_DESC_WRITE 2
 #define VU_DESC_INDIRECT 4
-#define VU_AVAIL_NO_INTERRUPT 1
-#define VU_USED_NO_NOTIFY 1
+#define VU_DESC_SIZE 16U
 #define VU_NUM_BUFFERS_OFFSET 10
 
-struct vu_desc {
-    vu_le64 gpa;
-    vu_le32 length;
-    vu_le16 flags;
-    vu_le16 next;
-};
-
-struct vu_avail {
-    vu_le16 flags;
-    vu_le16 index;
-    vu_le16 ring[]; /* then used_event */
-};
-
-struct vu_used_entry {
-    vu_le32 head;
-    vu_le32 length;
-};
-
-struct vu_used {
-    vu_le16 flags;
-    vu_le16 index;
-    struct vu_used_entry ring[]; /* then avail_event */
-};
+struct vu_desc;
+struct vu_avail;
+struct vu_used;
+struct vu_packed_desc;
 
 struct vu_slot_fifo {
     uint16_t *slots;
@@ -56,12 +37,39 @@ struct vu_slot_fifo {
     uint32_t count;
 };
 
-struct vu_virtqueue {
+/* A split ring, and where we are in it. */
+struct vu_split_ring {
     struct vu_desc *desc;
     struct vu_avail *avail;
     struct vu_used *used;
+    uint16_t avail_index;
+    uint16_t published;
+    uint16_t kick_checked;
+    uint16_t used_index;
+    uint16_t used_seen; /* the device's index when it was last read */
+};
+
+/* A packed ring, and where we are in it. */
+struct vu_packed_ring {
+    struct vu_packed_desc *desc;
+    vu_le32 *driver_event; /* offset and wrap counter in the low half, flags in the high one */
+    const vu_le32 *device_event;
+    uint16_t avail_slot;
+    uint16_t used_slot;
+    uint16_t avail_wrap; /* 1 or 0, as used_wrap */
+    uint16_t used_wrap;
+    uint16_t added;     /* descriptors since the last publication */
+    uint16_t held_slot; /* the first of them, whose flags make it all visible */
+    uint16_t held_flags;
+};
+
+struct vu_virtqueue {
+    union {
+        struct vu_split_ring split;
+        struct vu_packed_ring packed; /* with VU_VIRTQUEUE_PACKED */
+    };
     uint8_t *pool;
-    struct vu_desc *tables;
+    uint8_t *tables;
     uint64_t pool_gpa;
     uint64_t tables_gpa;
     uint32_t buffer_size;
@@ -70,11 +78,6 @@ struct vu_virtqueue {
     uint16_t size;
     uint16_t segments;
     uint16_t per_slot; /* descriptors of the ring that one slot takes: segments, or 1 with indirect tables */
-    uint16_t avail_index;
-    uint16_t published;
-    uint16_t kick_checked;
-    uint16_t used_index;
-    uint16_t used_seen;   /* the device's index when it was last read */
     uint16_t batch_last;  /* in order: the slot that the entry being worked off names */
     uint16_t batch_open;  /* in order: whether there is such an entry */
     uint32_t batch_bytes; /* in order: what that entry says was written */
@@ -90,6 +93,22 @@ struct vu_virtqueue {
     uint64_t calls;
 };
 
+/*
+ * A ring format, for loops that are written once: each takes it as a constant and is always inlined, so that
+ * no indirect call is left.
+ */
+struct vu_virtqueue_format {
+    /* Lend a free slot with its first `length` bytes to the device; not visible before publish. */
+    void (*lend)(struct vu_virtqueue *queue, uint16_t slot, uint32_t length);
+    /* Make what was lent visible and kick if the device asked for it. */
+    void (*publish)(struct vu_virtqueue *queue);
+    /* At least how many chains are given back and not yet taken; a VU_DRIVER_* failure if that cannot be. */
+    int (*pending)(struct vu_virtqueue *queue);
+    /* Take the next chain that is given back: its slot, which is the caller's until freed, or a failure.
+     * There has to be one (pending). */
+    int (*take)(struct vu_virtqueue *queue, uint32_t *length);
+};
+
 /* Write 8 bytes to the kick eventfd; read the call eventfd empty.  In virtqueue.c: they are system calls. */
 void vu_virtqueue_kick(struct vu_virtqueue *queue);
 void vu_virtqueue_clear_call(struct vu_virtqueue *queue);
@@ -97,6 +116,11 @@ void vu_virtqueue_clear_call(struct vu_virtqueue *queue);
 /* Ask for a call; 1 if there is something already, so that sleeping would be wrong.  And ask for none. */
 int vu_virtqueue_enable_calls(struct vu_virtqueue *queue);
 void vu_virtqueue_disable_calls(struct vu_virtqueue *queue);
+
+static vu_always_inline int vu_virtqueue_is_packed(const struct vu_virtqueue *queue)
+{
+    return (queue->flags & VU_VIRTQUEUE_PACKED) != 0;
+}
 
 static vu_always_inline uint16_t vu_fifo_pop(struct vu_slot_fifo *fifo)
 {
@@ -121,60 +145,35 @@ static vu_always_inline uint8_t *vu_virtqueue_buffer(const struct vu_virtqueue *
     return queue->pool + (size_t)slot * queue->buffer_size;
 }
 
-static vu_always_inline void vu_desc_write(struct vu_desc *desc, uint64_t gpa, uint32_t length,
-                                           uint32_t flags, uint32_t next)
+static vu_always_inline uint64_t vu_virtqueue_buffer_gpa(const struct vu_virtqueue *queue, uint16_t slot)
 {
-    vu_write_le64(&desc->gpa, gpa);
-    vu_write_le32(&desc->length, length);
-    vu_write_le16(&desc->flags, (uint16_t)flags);
-    vu_write_le16(&desc->next, (uint16_t)next);
+    return queue->pool_gpa + (uint64_t)slot * queue->buffer_size;
 }
 
-/* Cut `length` bytes of a slot into the chain's segments: header apart, the rest in equal parts. */
-static vu_always_inline void vu_virtqueue_cut(const struct vu_virtqueue *queue, struct vu_desc *row,
-                                              uint32_t first, uint64_t gpa, uint32_t length, uint32_t write)
+static vu_always_inline uint32_t vu_virtqueue_write_flag(const struct vu_virtqueue *queue)
 {
+    return (queue->flags & VU_VIRTQUEUE_RECEIVE) != 0 ? VU_DESC_WRITE : 0;
+}
+
+/* Bytes of an indirect table: one for each slot, slot n's at n times that. */
+static vu_always_inline uint32_t vu_virtqueue_table_bytes(const struct vu_virtqueue *queue)
+{
+    return VU_DESC_SIZE * queue->segments;
+}
+
+/* How a frame of `length` bytes is cut into the chain's segments: header apart, the rest in equal parts. */
+static vu_always_inline uint32_t vu_virtqueue_cut(const struct vu_virtqueue *queue, uint32_t length,
+                                                  uint32_t piece)
+{
+    if (queue->segments == 1) {
+        return length;
+    }
+    if (piece == 0) {
+        return queue->header_size;
+    }
     const uint32_t pieces = queue->segments - 1U;
     const uint32_t body = length - queue->header_size;
-    vu_desc_write(&row[0], gpa, queue->header_size, write | VU_DESC_NEXT, first + 1);
-    gpa += queue->header_size;
-    for (uint32_t piece = 0; piece < pieces; piece++) {
-        const uint32_t cut = body / pieces + (piece < body % pieces ? 1 : 0);
-        const uint32_t more = piece + 1 < pieces ? VU_DESC_NEXT : 0;
-        vu_desc_write(&row[piece + 1], gpa, cut, write | more, more != 0 ? first + piece + 2 : 0);
-        gpa += cut;
-    }
-}
-
-/* Lend a free slot with its first `length` bytes to the device; not visible before vu_virtqueue_publish. */
-static vu_always_inline void vu_virtqueue_lend(struct vu_virtqueue *queue, uint16_t slot, uint32_t length)
-{
-    const uint64_t gpa = queue->pool_gpa + (uint64_t)slot * queue->buffer_size;
-    const uint32_t write = (queue->flags & VU_VIRTQUEUE_RECEIVE) != 0 ? VU_DESC_WRITE : 0;
-    const uint32_t head = (uint32_t)slot * queue->per_slot;
-
-    if ((queue->flags & VU_VIRTQUEUE_INDIRECT) != 0) {
-        struct vu_desc *table = queue->tables + (size_t)slot * queue->segments;
-        const uint32_t bytes = (uint32_t)sizeof(struct vu_desc) * queue->segments;
-        if (queue->segments == 1) {
-            vu_desc_write(table, gpa, length, write, 0);
-        } else {
-            vu_virtqueue_cut(queue, table, 0, gpa, length, write);
-        }
-        vu_desc_write(&queue->desc[head], queue->tables_gpa + (uint64_t)slot * bytes, bytes, VU_DESC_INDIRECT,
-                      0);
-    } else if (queue->segments == 1) {
-        vu_desc_write(&queue->desc[head], gpa, length, write, 0);
-    } else {
-        vu_virtqueue_cut(queue, &queue->desc[head], head, gpa, length, write);
-    }
-    if ((queue->flags & VU_VIRTQUEUE_IN_ORDER) != 0) {
-        vu_fifo_push(&queue->order, slot);
-    }
-    queue->lent[slot] = 1;
-    queue->in_flight++;
-    vu_write_le16(&queue->avail->ring[queue->avail_index & (queue->size - 1)], (uint16_t)head);
-    queue->avail_index++;
+    return body / pieces + (piece - 1 < body % pieces ? 1 : 0);
 }
 
 static vu_always_inline int vu_need_event(uint16_t event, uint16_t new_index, uint16_t old_index)
@@ -182,28 +181,9 @@ static vu_always_inline int vu_need_event(uint16_t event, uint16_t new_index, ui
     return (uint16_t)(new_index - event - 1) < (uint16_t)(new_index - old_index);
 }
 
-/* Make what was lent visible and kick if the device asked for it. */
-static vu_always_inline void vu_virtqueue_publish(struct vu_virtqueue *queue)
+/* Kick if the device wants it, and count either. */
+static vu_always_inline void vu_virtqueue_notify(struct vu_virtqueue *queue, int wanted)
 {
-    const uint16_t old_index = queue->kick_checked;
-    int wanted;
-
-    if (queue->avail_index == queue->published) {
-        return;
-    }
-    /* virtio 1.x, 2.7.13.3: entries before the index.  Pairs with the device's acquire of avail->index. */
-    vu_release_le16(&queue->avail->index, queue->avail_index);
-    queue->published = queue->avail_index;
-    /* 2.7.13.4: the index before the device's wish is read.  Pairs with the device's fence between asking for
-     * a kick and looking at the index once more. */
-    vu_full_fence();
-    if ((queue->flags & VU_VIRTQUEUE_EVENT_IDX) != 0) {
-        const vu_le16 *avail_event = (const vu_le16 *)(const void *)&queue->used->ring[queue->size];
-        wanted = vu_need_event(vu_read_le16(avail_event), queue->published, old_index);
-    } else {
-        wanted = (vu_read_le16(&queue->used->flags) & VU_USED_NO_NOTIFY) == 0;
-    }
-    queue->kick_checked = queue->published;
     if (wanted) {
         vu_virtqueue_kick(queue);
     } else {
@@ -211,53 +191,36 @@ static vu_always_inline void vu_virtqueue_publish(struct vu_virtqueue *queue)
     }
 }
 
-/* How many chains are given back and not yet taken; a VU_DRIVER_* failure if that cannot be. */
-static vu_always_inline int vu_virtqueue_pending(struct vu_virtqueue *queue)
+static vu_always_inline void vu_virtqueue_lent(struct vu_virtqueue *queue, uint16_t slot)
 {
-    uint16_t pending = (uint16_t)(queue->used_seen - queue->used_index);
-    if (pending == 0) {
-        /* Pairs with the device's release of used->index: the entries are there. */
-        queue->used_seen = vu_acquire_le16(&queue->used->index);
-        pending = (uint16_t)(queue->used_seen - queue->used_index);
-        /* An in-order entry may not name a chain beyond the index it came with. */
-        if (vu_unlikely(pending > queue->in_flight || queue->batch_open)) {
-            return VU_DRIVER_USED_JUMPED;
-        }
+    if ((queue->flags & VU_VIRTQUEUE_IN_ORDER) != 0) {
+        vu_fifo_push(&queue->order, slot);
     }
-    return pending;
+    queue->lent[slot] = 1;
+    queue->in_flight++;
 }
 
-/* Take the next chain that is given back: its slot, which is the caller's until freed, or a failure.  There
- * has to be one (vu_virtqueue_pending). */
-static vu_always_inline int vu_virtqueue_take(struct vu_virtqueue *queue, uint32_t *length)
+/* The device has named `slot` and says that it wrote so much. */
+static vu_always_inline void vu_virtqueue_named(struct vu_virtqueue *queue, uint16_t slot, uint32_t length)
 {
-    const struct vu_used_entry *entry = &queue->used->ring[queue->used_index & (queue->size - 1)];
-    uint16_t slot = queue->batch_last;
+    queue->batch_last = slot;
+    queue->batch_bytes = length;
+    queue->batch_open = 1;
+}
 
-    if (!queue->batch_open) {
-        const uint32_t head = vu_read_le32(&entry->head);
-        const uint32_t at = queue->per_slot == 1 ? head : head / queue->per_slot;
-        *length = vu_read_le32(&entry->length);
-        if (vu_unlikely(at >= queue->free.capacity || at * queue->per_slot != head || !queue->lent[at])) {
-            return VU_DRIVER_USED_UNKNOWN;
-        }
-        slot = (uint16_t)at;
-        if ((queue->flags & VU_VIRTQUEUE_IN_ORDER) != 0) {
-            queue->batch_last = slot;
-            queue->batch_bytes = *length;
-            queue->batch_open = 1;
-        }
-    }
+/* The slot that comes back with what the device named: that one, or in order the oldest, since one entry may
+ * stand for all chains up to the one it names (virtio 1.x, 2.7.9 and 2.8.9). */
+static vu_always_inline uint16_t vu_virtqueue_returned(struct vu_virtqueue *queue, uint32_t *length)
+{
+    uint16_t slot = queue->batch_last;
     if ((queue->flags & VU_VIRTQUEUE_IN_ORDER) != 0) {
-        /* One entry may stand for all chains up to the one it names (virtio 1.x, 2.7.9). */
         slot = vu_fifo_pop(&queue->order);
-        *length = 0;
-        if (slot == queue->batch_last) {
-            *length = queue->batch_bytes;
-            queue->batch_open = 0;
-        }
     }
-    queue->used_index++;
+    *length = 0;
+    if (slot == queue->batch_last) {
+        *length = queue->batch_bytes;
+        queue->batch_open = 0;
+    }
     queue->in_flight--;
     queue->lent[slot] = 0;
     return slot;
