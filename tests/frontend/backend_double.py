@@ -15,7 +15,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.frontend.lockstep import Fetched, LockstepDevice
+from tests.frontend.lockstep import Fetched, LockstepDevice, RingDevice
+from tests.frontend.packed_lockstep import PackedLockstepDevice
 from vhostuser.frontend.core import lib
 from vhostuser.frontend.dialogue import ancillary, receive
 from vhostuser.frontend.virtqueue_base import RingPlace
@@ -43,6 +44,7 @@ FEATURES = (
     | V.INDIRECT_DESC
     | V.EVENT_IDX
     | V.IN_ORDER
+    | V.RING_PACKED
     | V.MQ
     | V.MTU
     | V.PROTOCOL_FEATURES
@@ -120,7 +122,7 @@ class DoubleRing:
     err: int | None = None
     started: bool = False
     enabled: bool = False
-    device: LockstepDevice | None = None
+    device: RingDevice | None = None
 
     def close_fds(self) -> None:
         for fd in (self.kick, self.call, self.err):
@@ -129,7 +131,7 @@ class DoubleRing:
         self.kick = self.call = self.err = None
 
 
-Mangle = Callable[[LockstepDevice, Fetched, bytes], bool]
+Mangle = Callable[[RingDevice, Fetched, bytes], bool]
 """Called with the receive ring, a fetched chain and what is due in it; True when it has dealt with that."""
 
 
@@ -145,6 +147,12 @@ class BackendDouble:
     refuses: frozenset[Request] = frozenset()
     polls: bool = False
     """Wants no kicks and looks by itself."""
+    batches: bool = False
+    """With IN_ORDER: one used entry gives all that a turn took from a transmit ring back."""
+    half_base: bool = False
+    """Of a packed ring GET_VRING_BASE answers the available position only, as DPDK's back-end does."""
+    stop_answer: int | None = None
+    """What GET_VRING_BASE answers in place of the truth."""
     swallow: int = 0
     """So many frames are taken and not echoed."""
     mangle: Mangle | None = None
@@ -319,11 +327,18 @@ class BackendDouble:
             avail=self.table.guest_address(ring.place.avail),
             used=self.table.guest_address(ring.place.used),
         )
-        ring.device = LockstepDevice(self.table, ring.size, place, event_idx=V.EVENT_IDX in self.acked)
-        ring.device.used_index = self.table.load_u16(place.used + 2)
-        # Like every back-end that completes in order: the used index is where it goes on.
-        ring.device.avail_index = ring.device.call_checked = ring.device.used_index
+        ring.device = self._device(self.table, ring, place)
         ring.started = True
+
+    def _device(self, table: MappedTable, ring: DoubleRing, place: RingPlace) -> RingDevice:
+        event_idx = V.EVENT_IDX in self.acked
+        if V.RING_PACKED in self.acked:
+            return PackedLockstepDevice(table, ring.size, place, event_idx=event_idx, base=ring.base)
+        device = LockstepDevice(table, ring.size, place, event_idx=event_idx)
+        device.used_index = table.load_u16(place.used + 2)
+        # Like every back-end that completes in order: the used index is where it goes on.
+        device.avail_index = device.call_checked = device.used_index
+        return device
 
     def _stop(self, index: int) -> int:
         ring = self._ring(index)
@@ -331,7 +346,10 @@ class BackendDouble:
         if ring.kick is not None:
             os.close(ring.kick)
             ring.kick = None
-        return ring.device.avail_index if ring.device is not None else ring.base
+        if self.stop_answer is not None:
+            return self.stop_answer
+        base = ring.device.base() if ring.device is not None else ring.base
+        return base & 0xFFFF if self.half_base else base
 
     def _forget(self) -> None:
         for ring in self.rings.values():
@@ -342,7 +360,7 @@ class BackendDouble:
             self.table = None
         self.acked_protocol = P(0)
 
-    def _runs(self, index: int) -> LockstepDevice | None:
+    def _runs(self, index: int) -> RingDevice | None:
         ring = self.rings.get(index)
         if ring is None or not ring.started or (V.PROTOCOL_FEATURES in self.acked and not ring.enabled):
             return None
@@ -354,26 +372,30 @@ class BackendDouble:
             if sender is not None and receiver is not None:
                 self._echo_pair(index, sender, receiver)
 
-    def _echo_pair(self, index: int, sender: LockstepDevice, receiver: LockstepDevice) -> None:
+    def _echo_pair(self, index: int, sender: RingDevice, receiver: RingDevice) -> None:
         moved = True
         while moved:
-            moved = False
+            heads = []
             while (chain := sender.fetch()) is not None:
-                moved = True
                 self._deliver(receiver, sender.read(chain))
-                sender.push(chain.head, 0)
+                heads.append(chain.head)
+                if not self.batches:
+                    sender.push(chain.head, 0)
+                    sender.publish()
+            if self.batches and heads:
+                sender.push(heads[-1], 0, covers=len(heads))
                 sender.publish()
             for device in (sender, receiver):
                 (device.poll if self.polls else device.sleep)()
             lib.vu_driver_fence()  # the wish for a kick before the index is read again
-            moved = sender.pending() > 0
+            moved = bool(sender.pending())
         lib.vu_driver_fence()  # the used index before the driver's wish for a call is read
         for ring, device in ((index, sender), (index - 1, receiver)):
             call = self.rings[ring].call
             if device.wants_call() and call is not None:
                 os.eventfd_write(call, 1)
 
-    def _deliver(self, receiver: LockstepDevice, content: bytes) -> None:
+    def _deliver(self, receiver: RingDevice, content: bytes) -> None:
         if self.swallow:
             self.swallow -= 1
             return
@@ -386,7 +408,7 @@ class BackendDouble:
             return
         self._spread(receiver, chain, due)
 
-    def _spread(self, receiver: LockstepDevice, first: Fetched, due: bytearray) -> None:
+    def _spread(self, receiver: RingDevice, first: Fetched, due: bytearray) -> None:
         """Over as many chains as it takes; the count of them goes in before anything is published."""
         chains = [first]
         room = sum(length for _, length in first.writable)

@@ -13,6 +13,7 @@ from tests.frontend.backend_double import BackendDouble
 from tests.frontend.peer import Peer
 from vhostuser.errors import PeerError
 from vhostuser.frontend.driver import VirtioNetDriver
+from vhostuser.frontend.flood import Flood, Load
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.guest_memory import GuestMemory, identity_layout
 from vhostuser.frontend.link import DEFAULT_FEATURES
@@ -23,6 +24,7 @@ from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 from vhostuser.wire.messages import U64, MemTable, VringState
 
+PACKED = DEFAULT_FEATURES | V.RING_PACKED
 FRAME = bytes(6) + bytes(6) + b"\x88\xb5" + b"payload" * 7
 
 
@@ -53,6 +55,81 @@ def test_rings_go_on_after_a_stop(backend: BackendDouble, order: Order) -> None:
         assert nic.recv().frame == FRAME
 
 
+def bases_sent(backend: BackendDouble) -> list[int]:
+    """What SET_VRING_BASE said so far."""
+    return [
+        p.num for r, p, _ in backend.requests if r is Request.SET_VRING_BASE and isinstance(p, VringState)
+    ]
+
+
+def echo(nic: VirtioNetDriver, count: int) -> None:
+    for _ in range(count):
+        nic.send(FRAME)
+        assert nic.recv().frame == FRAME
+    nic.wait_sent()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("order", Order)
+def test_packed_rings_go_on_after_a_stop(backend: BackendDouble, order: Order, half: bool) -> None:
+    """From both positions, from the one that DPDK answers, and virtio-user always with new rings."""
+    backend.half_base = half
+    with VirtioNetDriver.connect(backend.path, order=order, features=PACKED, queue_size=40) as nic:
+        first = 0x8000 if order is Order.VIRTIO_USER else 0x8000_8000
+        for frames, word in ((60, 20), (25, 0x8005), (35, 0)):
+            backend.requests.clear()
+            echo(nic, frames)
+            nic.stop()
+            if order is Order.VIRTIO_USER:
+                word = {60: 20, 25: 0x8000 + 25, 35: 0x8000 + 35}[frames]
+            answer = word if half else word | word << 16
+            assert [ring.base for ring in nic.nic.rings] == [answer, answer]
+            nic.start()
+            expected = first if order is Order.VIRTIO_USER else answer
+            assert bases_sent(backend) == [expected, expected]
+        echo(nic, 3)
+
+
+@pytest.mark.parametrize("order", Order)
+def test_new_packed_rings_begin_with_both_wrap_counters(backend: BackendDouble, order: Order) -> None:
+    expected = 0x8000 if order is Order.VIRTIO_USER else 0x8000_8000
+    with VirtioNetDriver.connect(backend.path, order=order, features=PACKED) as nic:
+        echo(nic, 3)
+        nic.reset()
+        nic.start()
+        echo(nic, 3)
+    assert bases_sent(backend) == [expected] * 4
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("make", [VirtioNetDriver, Flood])
+def test_packed_rings_go_on_with_a_back_end_that_was_restarted(
+    backend: BackendDouble, order: Order, make: type[VirtioNetDriver] | type[Flood]
+) -> None:
+    def exchange(nic: VirtioNetDriver | Flood) -> None:
+        if isinstance(nic, VirtioNetDriver):
+            echo(nic, 50)
+        else:
+            assert nic.run(Load(packets=50, window=8, stamp=True, sleep=True)).received == 50
+
+    with make.connect(backend.path, order=order, features=PACKED, queue_size=40) as nic:
+        exchange(nic)
+        backend.hang_up()
+        nic.frontend.wait_closed()
+        backend.requests.clear()
+        nic.resume(Frontend.connect(backend.path))
+        expected = 0x8000 if order is Order.VIRTIO_USER else 10 << 16 | 10
+        assert bases_sent(backend) == [expected, expected]
+        exchange(nic)
+
+
+def test_packed_base_outside_the_ring_is_the_back_ends_fault(backend: BackendDouble) -> None:
+    with VirtioNetDriver.connect(backend.path, features=PACKED, queue_size=40) as nic:
+        backend.stop_answer = 0x8000_8028
+        with pytest.raises(PeerError, match="0x80008028 lies outside a packed ring of 40"):
+            nic.stop()
+
+
 def test_reset_begins_at_zero_with_other_features(backend: BackendDouble) -> None:
     with VirtioNetDriver.connect(backend.path) as nic:
         nic.send(FRAME)
@@ -60,10 +137,7 @@ def test_reset_begins_at_zero_with_other_features(backend: BackendDouble) -> Non
         nic.reset(V.VERSION_1 | V.PROTOCOL_FEATURES)
         assert nic.features == V.VERSION_1 | V.PROTOCOL_FEATURES
         nic.start()
-        bases = [
-            p.num for r, p, _ in backend.requests if r is Request.SET_VRING_BASE and isinstance(p, VringState)
-        ]
-        assert bases == [0, 0, 0, 0]
+        assert bases_sent(backend) == [0, 0, 0, 0]
         nic.send(FRAME)
         assert nic.recv().frame == FRAME
 
@@ -105,10 +179,7 @@ def test_position_after_a_loss_is_the_one_that_front_end_gives(
         nic.wait_sent()
         backend.requests.clear()
         nic.resume(Frontend.connect(backend.path))
-        sent = [
-            p.num for r, p, _ in backend.requests if r is Request.SET_VRING_BASE and isinstance(p, VringState)
-        ]
-        assert sent == bases
+        assert bases_sent(backend) == bases
 
 
 def test_back_end_that_offers_less_than_before_is_refused(backend: BackendDouble) -> None:

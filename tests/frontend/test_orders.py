@@ -202,6 +202,33 @@ def test_virtio_user_gives_base_zero_whatever_the_rings_did(memory: GuestMemory)
     assert answers.numbers(Request.SET_VRING_BASE) == [0, 0]
 
 
+@pytest.mark.parametrize(
+    ("order", "first", "again"),
+    [
+        (Order.QEMU, 0x8000_8000, 0x0005_0007),
+        (Order.VIRTIO_USER, 0x8000, 0x8000),
+        (Order.CLOUD_HYPERVISOR, 0x8000_8000, 0x0005_0007),
+    ],
+)
+def test_base_of_packed_rings_has_two_halves(
+    memory: GuestMemory, order: Order, first: int, again: int
+) -> None:
+    device = nic(memory, order, wanted=OFFER | V.RING_PACKED)
+    answers = Answers(GET_FEATURES=OFFER | V.RING_PACKED, GET_VRING_BASE=0x0005_0007)
+    for script in (orders.negotiate, orders.start, orders.stop, orders.start):
+        answers.run(script(device))
+    assert device.packed
+    assert answers.numbers(Request.SET_VRING_BASE) == [first, first, again, again]
+
+
+def test_answer_outside_a_packed_ring_is_the_back_ends_fault(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU, wanted=OFFER | V.RING_PACKED)
+    answers = Answers(GET_FEATURES=OFFER | V.RING_PACKED, GET_VRING_BASE=256)
+    answers.run(orders.negotiate(device))
+    with pytest.raises(PeerError, match="outside a packed ring of 256"):
+        answers.run(orders.stop(device))
+
+
 def test_virtio_user_disables_before_it_stops(memory: GuestMemory) -> None:
     device = nic(memory, Order.VIRTIO_USER)
     answers = Answers()

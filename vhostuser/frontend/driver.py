@@ -12,13 +12,16 @@ from vhostuser.frontend.core import lib
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import Link, LinkOptions
 from vhostuser.frontend.net_header import PLAIN, NetHeader
+from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
 from vhostuser.frontend.timeouts import Deadline
 from vhostuser.frontend.virtqueue import SplitVirtqueue
-from vhostuser.frontend.virtqueue_base import RingPlace, Segment, UsedChain
+from vhostuser.frontend.virtqueue_base import RingPlace, Segment, UsedChain, Virtqueue
 from vhostuser.wire.features import VirtioFeature
 
-Queue = SplitVirtqueue[Segment]
-"""The token of a chain is the one buffer that its segments are cut from."""
+# The token of a chain is the one buffer that its segments are cut from.
+Queue = Virtqueue[Segment]
+SplitQueue = SplitVirtqueue[Segment]
+PackedQueue = PackedVirtqueue[Segment]
 
 _WAIT = 5.0
 
@@ -49,14 +52,32 @@ class VirtioNetDriver(Link):
 
     def __init__(self, frontend: Frontend, **options: Unpack[LinkOptions]) -> None:
         super().__init__(frontend, **options)
-        self.queues: list[Queue] = []
+        self.virtqueues: list[Queue] = []
         """By ring index: 2n receives, 2n + 1 transmits. Empty before the first start."""
         self._arrived: deque[Received] = deque()
 
-    def receive_queue(self, pair: int = 0) -> Queue:
+    # What lies in a ring differs by its format, so who wants to look at it or to write it says which.
+
+    @property
+    def queues(self) -> list[SplitQueue]:
+        """`virtqueues` where the rings are split; TypeError where they are packed."""
+        split = [queue for queue in self.virtqueues if isinstance(queue, SplitVirtqueue)]
+        if len(split) != len(self.virtqueues):
+            raise TypeError("the rings are packed: see packed_queues")
+        return split
+
+    @property
+    def packed_queues(self) -> list[PackedQueue]:
+        """`virtqueues` where the rings are packed; TypeError where they are split."""
+        packed = [queue for queue in self.virtqueues if isinstance(queue, PackedVirtqueue)]
+        if len(packed) != len(self.virtqueues):
+            raise TypeError("the rings are split: see queues")
+        return packed
+
+    def receive_queue(self, pair: int = 0) -> SplitQueue:
         return self.queues[2 * pair]
 
-    def transmit_queue(self, pair: int = 0) -> Queue:
+    def transmit_queue(self, pair: int = 0) -> SplitQueue:
         return self.queues[2 * pair + 1]
 
     # Sending
@@ -84,7 +105,7 @@ class VirtioNetDriver(Link):
         pieces = _segments(buffer, cuts)
         through_table = self.indirect if indirect is None else indirect
         deadline = Deadline(timeout)
-        ring = self.transmit_queue(queue)
+        ring = self.virtqueues[2 * queue + 1]
         self.reclaim(queue)
         while ring.add(pieces, (), buffer, indirect=through_table) is None:
             self._await_returned(queue, deadline, "has room")
@@ -94,7 +115,7 @@ class VirtioNetDriver(Link):
 
     def reclaim(self, queue: int = 0) -> int:
         """Take back the buffers of sent frames; how many there were."""
-        done = self.transmit_queue(queue).take_used()
+        done = self.virtqueues[2 * queue + 1].take_used()
         for chain in done:
             self.memory.free(chain.token.gpa)
         return len(done)
@@ -102,12 +123,12 @@ class VirtioNetDriver(Link):
     def wait_sent(self, queue: int = 0, timeout: float = _WAIT) -> None:
         """Wait until the device has used every frame sent on pair `queue`; TimeoutError if it does not."""
         deadline = Deadline(timeout)
-        while self.transmit_queue(queue).outstanding:
+        while self.virtqueues[2 * queue + 1].outstanding:
             self._await_returned(queue, deadline, "is used up")
 
     def _await_returned(self, queue: int, deadline: Deadline, what: str) -> None:
         """Take back at least one sent buffer, asleep until then."""
-        ring = self.transmit_queue(queue)
+        ring = self.virtqueues[2 * queue + 1]
         while not self.reclaim(queue):
             if not ring.enable_calls() and not self.wait_for_call([2 * queue + 1], deadline):
                 raise TimeoutError(f"no transmit ring {2 * queue + 1} that {what} in {deadline.seconds:g} s")
@@ -118,9 +139,9 @@ class VirtioNetDriver(Link):
     def recv(self, timeout: float = _WAIT) -> Received:
         """The next frame on any pair, asleep until then; TimeoutError when none comes."""
         deadline = Deadline(timeout)
-        receiving = range(0, len(self.queues), 2)
+        receiving = range(0, len(self.virtqueues), 2)
         while (received := self.recv_now()) is None:
-            if any([self.queues[index].enable_calls() for index in receiving]):
+            if any([self.virtqueues[index].enable_calls() for index in receiving]):
                 continue
             if not self.wait_for_call(receiving, deadline):
                 raise TimeoutError(f"no frame within {deadline.seconds:g} s")
@@ -135,7 +156,7 @@ class VirtioNetDriver(Link):
 
     def _collect(self, pair: int) -> None:
         """Put together what came in on one pair, and lend its buffers again."""
-        ring = self.receive_queue(pair)
+        ring = self.virtqueues[2 * pair]
         chains = deque(ring.take_used())
         if not chains:
             return
@@ -168,7 +189,7 @@ class VirtioNetDriver(Link):
 
     def _lend(self, pair: int, buffer: Segment) -> bool:
         pieces = _segments(buffer, self._cut(buffer.length))
-        return self.receive_queue(pair).add((), pieces, buffer, indirect=self.indirect) is not None
+        return self.virtqueues[2 * pair].add((), pieces, buffer, indirect=self.indirect) is not None
 
     def _cut(self, length: int) -> list[int]:
         """Lengths of all segments but the last, for `segments` of them: header, then equal parts."""
@@ -180,21 +201,22 @@ class VirtioNetDriver(Link):
     # What `Link` asks for
 
     def _prepare(self) -> None:
-        if not self.queues:
-            self.queues = [
-                SplitVirtqueue(
-                    self.memory,
-                    ring.size,
-                    event_idx=VirtioFeature.EVENT_IDX in self.features,
-                    in_order=VirtioFeature.IN_ORDER in self.features,
-                    fence=lib.vu_driver_fence,
-                )
-                for ring in self.nic.rings
-            ]
-        for ring, queue in zip(self.nic.rings, self.queues, strict=True):
+        if not self.virtqueues:
+            self.virtqueues = [self._make_queue(ring.size) for ring in self.nic.rings]
+        for ring, queue in zip(self.nic.rings, self.virtqueues, strict=True):
             ring.place = queue.user_place
         for pair in range(self.queue_pairs):
             self._fill(pair)
+
+    def _make_queue(self, size: int) -> Queue:
+        made: type[SplitQueue] | type[PackedQueue] = PackedQueue if self.packed else SplitQueue
+        return made(
+            self.memory,
+            size,
+            event_idx=VirtioFeature.EVENT_IDX in self.features,
+            in_order=VirtioFeature.IN_ORDER in self.features,
+            fence=lib.vu_driver_fence,
+        )
 
     def _fill(self, pair: int) -> None:
         """Lend receive buffers until the ring is full; visible at once, for the rings may run already."""
@@ -204,17 +226,20 @@ class VirtioNetDriver(Link):
             if not self._lend(pair, buffer):
                 self.memory.free(buffer.gpa)
                 break
-        self.receive_queue(pair).publish()
+        self.virtqueues[2 * pair].publish()
 
     def _places(self) -> Sequence[RingPlace]:
-        return [queue.place for queue in self.queues]
+        return [queue.place for queue in self.virtqueues]
+
+    def _device_base(self, index: int) -> int:
+        return self.virtqueues[index].device_base()
 
     def _forget(self) -> None:
         self._arrived.clear()
-        for queue in self.queues:
+        for queue in self.virtqueues:
             for buffer in queue.close():
                 self.memory.free(buffer.gpa)
-        self.queues = []
+        self.virtqueues = []
 
 
 def _segments(buffer: Segment, lengths: Sequence[int]) -> list[Segment]:

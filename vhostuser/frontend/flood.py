@@ -17,8 +17,11 @@ from vhostuser.frontend.core import CData, ffi, lib
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import Link, LinkOptions
 from vhostuser.frontend.net_header import PLAIN, NetHeader
+from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
+from vhostuser.frontend.ring_position import FIRST
 from vhostuser.frontend.timeouts import scaled
-from vhostuser.frontend.virtqueue_base import RingPlace
+from vhostuser.frontend.virtqueue import SplitVirtqueue
+from vhostuser.frontend.virtqueue_base import RingPlace, user_place
 from vhostuser.wire.features import VirtioFeature
 
 ETHERTYPE = 0x88B5
@@ -31,6 +34,7 @@ _FAILURES = {
     lib.VU_DRIVER_USED_JUMPED: "gave back more chains than it has",
     lib.VU_DRIVER_USED_UNKNOWN: "gave back a chain that it does not have",
     lib.VU_DRIVER_USED_LENGTH: "wrote more than a buffer holds, or less than a header",
+    lib.VU_DRIVER_USED_FLAGS: "left a descriptor that is neither available nor used",
     lib.VU_DRIVER_MERGE_BROKEN: "did not give all buffers of a frame back together",
 }
 _runs = itertools.count(1)
@@ -204,25 +208,17 @@ class Flood(Link):
             for ring in self.nic.rings:
                 self._make_queue(ring.index)
         for ring, place in zip(self.nic.rings, self._ring_places, strict=True):
-            ring.place = RingPlace(
-                desc=self.memory.user_address(place.desc),
-                avail=self.memory.user_address(place.avail),
-                used=self.memory.user_address(place.used),
-            )
+            ring.place = user_place(self.memory, place)
         for queue in self._queues[::2]:
             lib.vu_virtqueue_fill(queue)
 
     def _make_queue(self, index: int) -> None:
         ring = self.nic.rings[index]
-        place = RingPlace(
-            desc=self.memory.alloc(16 * ring.size),
-            avail=self.memory.alloc(6 + 2 * ring.size),
-            used=self.memory.alloc(6 + 8 * ring.size),
-        )
+        sizes = (PackedVirtqueue if self.packed else SplitVirtqueue).part_sizes(ring.size)
+        place = RingPlace(*(self.memory.alloc(size) for size in sizes))
         self._ring_places.append(place)
-        self.memory.write(place.desc, bytes(16 * ring.size))
-        self.memory.write(place.avail, bytes(6 + 2 * ring.size))
-        self.memory.write(place.used, bytes(6 + 8 * ring.size))
+        for gpa, size in zip((place.desc, place.avail, place.used), sizes, strict=True):
+            self.memory.write(gpa, bytes(size))
         config = ffi.new("struct vu_virtqueue_config *")
         config.desc = self.memory.host_pointer(place.desc)
         config.avail = self.memory.host_pointer(place.avail)
@@ -231,6 +227,7 @@ class Flood(Link):
         config.header_size = self.header_size
         config.flags = self._flags(index)
         config.size = ring.size
+        config.position = FIRST.word
         config.segments = self.segments
         config.kick_fd = -1 if ring.kick_fd is None else ring.kick_fd
         config.call_fd = -1 if ring.call_fd is None else ring.call_fd
@@ -262,10 +259,15 @@ class Flood(Link):
             flags |= lib.VU_VIRTQUEUE_MRG_RXBUF
         if self.indirect:
             flags |= lib.VU_VIRTQUEUE_INDIRECT
+        if self.packed:
+            flags |= lib.VU_VIRTQUEUE_PACKED
         return int(flags)
 
     def _places(self) -> Sequence[RingPlace]:
         return self._ring_places
+
+    def _device_base(self, index: int) -> int:
+        return int(lib.vu_virtqueue_base(self._queues[index]))
 
     def _forget(self) -> None:
         queues, self._queues = self._queues, []

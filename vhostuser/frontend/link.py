@@ -32,9 +32,9 @@ DEFAULT_FEATURES = (
     | VirtioFeature.EVENT_IDX
     | VirtioFeature.PROTOCOL_FEATURES
 )
-"""What is acknowledged where it is offered, unless a driver is told otherwise: no offloads, no IN_ORDER.
+"""What is acknowledged where it is offered, unless a driver is told otherwise.
 
-MQ is added for more than one pair.
+No offloads, no IN_ORDER, no packed rings. MQ is added for more than one pair.
 """
 
 _SMALLEST_BUFFER = 2048
@@ -60,7 +60,7 @@ class LinkOptions(TypedDict, total=False):
     """The message order to speak in; "qemu" by default."""
     queue_pairs: int
     queue_size: int
-    """Entries of each ring, 256 by default."""
+    """Entries of each ring, 256 by default; any number where RING_PACKED is negotiated."""
     features: VirtioFeature
     """Acknowledged where offered; `DEFAULT_FEATURES` by default."""
     memory: GuestMemory
@@ -155,6 +155,11 @@ class Link:
         return self.nic.pairs
 
     @property
+    def packed(self) -> bool:
+        """Whether the rings are packed ones."""
+        return self.nic.packed
+
+    @property
     def header_size(self) -> int:
         """Of the virtio-net header, with the features negotiated."""
         return header_size(self.features)
@@ -192,12 +197,18 @@ class Link:
         """Negotiate if that was not done yet, make the queues ready, start the rings."""
         if not self._negotiated:
             self.negotiate()
+        if self.packed and self.nic.order is Order.VIRTIO_USER:
+            # It gives the base of a new ring whatever went before, for it makes them anew.
+            self._forget()
         self._prepare()
         self.frontend.run_script(orders.start(self.nic))
         self.running = True
 
     def stop(self) -> None:
-        """Stop the rings. What the device has not used stays in them, and `start` goes on from there."""
+        """Stop the rings. What the device has not used stays in them, and `start` goes on from there.
+
+        But virtio-user forgets packed rings, and what is in them, when it starts them again.
+        """
         self.running = False
         self.frontend.run_script(orders.stop(self.nic))
 
@@ -208,16 +219,16 @@ class Link:
         if features is not None:
             self.nic.wanted = features
         self.nic.features = self.nic.offered & self.nic.wanted
-        for ring in self.nic.rings:
-            ring.base = 0
+        self.nic.begin_anew()
         self._forget()
 
     def resume(self, frontend: Frontend) -> None:
         """Go on with a back-end that was restarted: rings and memory are as they were when it went.
 
         The position that each kind of front-end gives after such a loss differs: used index for QEMU, 0 for
-        virtio-user, avail index for Cloud Hypervisor. PeerError when features that are in use are not
-        offered any more.
+        virtio-user, avail index for Cloud Hypervisor. Packed rings have no index to read: virtio-user makes
+        them anew, and in the other orders the base is where the used descriptors end. PeerError when features
+        that are in use are not offered any more.
         """
         self.frontend.close()
         self.frontend = frontend
@@ -228,10 +239,11 @@ class Link:
         if missing := before & ~self.nic.offered:
             raise PeerError(f"back-end no longer offers {', '.join(feature_names(missing))}")
         self.nic.features = before
-        at_avail = self.nic.order is Order.CLOUD_HYPERVISOR
         for ring in self.nic.rings:
-            place = self._places()[ring.index]
-            ring.base = self.memory.load_u16((place.avail if at_avail else place.used) + 2)
+            if self.nic.order is Order.CLOUD_HYPERVISOR and not self.packed:
+                ring.base = self.memory.load_u16(self._places()[ring.index].avail + 2)
+            else:
+                ring.base = self._device_base(ring.index)
         self.start()
 
     def enable(self, pair: int, enable: bool) -> None:
@@ -282,6 +294,10 @@ class Link:
 
     def _places(self) -> Sequence[RingPlace]:
         """Guest addresses of the rings, by index."""
+        raise NotImplementedError
+
+    def _device_base(self, index: int) -> int:
+        """Where ring `index` shows that the device stood, as SET_VRING_BASE has it."""
         raise NotImplementedError
 
     def _forget(self) -> None:

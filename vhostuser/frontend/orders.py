@@ -17,6 +17,7 @@ from vhostuser.frontend import calls
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.dialogue import Script
 from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.ring_position import FIRST, FIRST_BASE, parse_base
 from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
@@ -79,7 +80,7 @@ class Ring:
     place: RingPlace | None = None
     """In user addresses; has to be known before `start`."""
     base: int = 0
-    """Where the ring starts, and after `stop` where it stopped."""
+    """Where the ring starts, and after `stop` where it stopped: as SET_VRING_BASE and its answer say it."""
 
 
 @dataclass
@@ -101,14 +102,28 @@ class Nic:
     config: bytes = b""
     owned: bool = False
 
+    @property
+    def packed(self) -> bool:
+        """Whether the rings are packed ones."""
+        return V.RING_PACKED in self.features
+
+    def begin_anew(self) -> None:
+        """Every ring's base is that of a new ring."""
+        for ring in self.rings:
+            ring.base = FIRST_BASE if self.packed else 0
+
     def pair(self, number: int) -> Sequence[Ring]:
         """The receive and the transmit ring of a pair."""
         return self.rings[2 * number : 2 * number + 2]
 
 
 def negotiate(nic: Nic) -> Script[None]:
-    """Everything before the guest's driver has chosen: features, protocol features, ownership."""
-    return _NEGOTIATE[nic.order](nic)
+    """Everything before the guest's driver has chosen: features, protocol features, ownership.
+
+    Afterwards every ring's base is that of a new ring.
+    """
+    yield from _NEGOTIATE[nic.order](nic)
+    nic.begin_anew()
 
 
 def start(nic: Nic) -> Script[None]:
@@ -117,7 +132,7 @@ def start(nic: Nic) -> Script[None]:
 
 
 def stop(nic: Nic) -> Script[None]:
-    """Stop every ring; each `Ring.base` says where."""
+    """Stop every ring; each `Ring.base` says where. PeerError for a base that is outside of a packed ring."""
     return _STOP[nic.order](nic)
 
 
@@ -171,6 +186,13 @@ def _address(ring: Ring) -> Call[None]:
     return calls.set_vring_addr(ring.index, ring.place.desc, ring.place.used, ring.place.avail)
 
 
+def _stop_ring(nic: Nic, ring: Ring) -> Script[None]:
+    """The answer is kept as it is, as QEMU keeps it, which knows both halves of a packed one."""
+    ring.base = yield from _ask(calls.get_vring_base(ring.index))
+    if nic.packed:
+        parse_base(ring.base, ring.size)
+
+
 def _qemu_negotiate(nic: Nic) -> Script[None]:
     """QEMU makes one vhost device out of each pair, all on one socket: most of it comes once a pair."""
     for number in range(nic.pairs):
@@ -215,7 +237,7 @@ def _qemu_start(nic: Nic) -> Script[None]:
 
 def _qemu_stop(nic: Nic) -> Script[None]:
     for ring in nic.rings:
-        ring.base = yield from _ask(calls.get_vring_base(ring.index))
+        yield from _stop_ring(nic, ring)
     if P.STATUS in nic.protocol:
         yield calls.set_status(0)
 
@@ -236,8 +258,9 @@ def _virtio_user_start(nic: Nic) -> Script[None]:
     yield from _mem_table(nic)
     for ring in nic.rings:
         yield calls.set_vring_num(ring.index, ring.size)
-        # 0 whatever the rings did before: a back-end has to look at used->idx.
-        yield calls.set_vring_base(ring.index, 0)
+        # 0 whatever the rings did before: a back-end has to look at used->idx. Of packed rings, which are
+        # new at each start, only the available position.
+        yield calls.set_vring_base(ring.index, FIRST.word if nic.packed else 0)
         yield _address(ring)
         yield calls.set_vring_kick(ring.index, ring.kick_fd)
     if V.PROTOCOL_FEATURES in nic.features:
@@ -252,7 +275,7 @@ def _virtio_user_stop(nic: Nic) -> Script[None]:
         for ring in nic.rings:
             yield calls.set_vring_enable(ring.index, False)
     for ring in nic.rings:
-        ring.base = yield from _ask(calls.get_vring_base(ring.index))
+        yield from _stop_ring(nic, ring)
 
 
 def _cloud_hypervisor_negotiate(nic: Nic) -> Script[None]:
@@ -282,7 +305,7 @@ def _cloud_hypervisor_stop(nic: Nic) -> Script[None]:
     for ring in nic.rings:
         if V.PROTOCOL_FEATURES in nic.features:
             yield calls.set_vring_enable(ring.index, False)
-        ring.base = yield from _ask(calls.get_vring_base(ring.index))
+        yield from _stop_ring(nic, ring)
 
 
 _NEGOTIATE = {
