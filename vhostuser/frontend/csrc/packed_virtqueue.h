@@ -73,28 +73,46 @@ static vu_always_inline void vu_packed_put(struct vu_virtqueue *queue, uint64_t 
     vu_packed_move(queue, &ring->avail_slot, &ring->avail_wrap, 1);
 }
 
-static vu_always_inline void vu_packed_lend(struct vu_virtqueue *queue, uint16_t slot, uint32_t length)
+/* A chain through its slot's indirect table: there only WRITE counts, and the order (2.8.7). */
+static vu_always_inline void vu_packed_lend_table(struct vu_virtqueue *queue, uint16_t slot, uint32_t length)
 {
-    const uint32_t write = vu_virtqueue_write_flag(queue);
+    const uint16_t write = (uint16_t)vu_virtqueue_write_flag(queue);
     const uint32_t bytes = vu_virtqueue_table_bytes(queue);
-    const uint64_t table_at = (uint64_t)slot * bytes;
-    const int indirect = (queue->flags & VU_VIRTQUEUE_INDIRECT) != 0;
-    struct vu_packed_desc *row = (struct vu_packed_desc *)(void *)(queue->tables + table_at);
+    const uint64_t at = (uint64_t)slot * bytes;
+    struct vu_packed_desc *row = (struct vu_packed_desc *)(void *)(queue->tables + at);
     uint64_t gpa = vu_virtqueue_buffer_gpa(queue, slot);
 
     for (uint32_t piece = 0; piece < queue->segments; piece++) {
         const uint32_t cut = vu_virtqueue_cut(queue, length, piece);
-        if (indirect) {
-            /* In a table only WRITE counts, and the order (2.8.7). */
-            vu_packed_body(&row[piece], gpa, cut, 0);
-            vu_write_le16(&row[piece].flags, (uint16_t)write);
-        } else {
-            vu_packed_put(queue, gpa, cut, slot, write | (piece + 1 < queue->segments ? VU_DESC_NEXT : 0));
-        }
+        vu_packed_body(&row[piece], gpa, cut, 0);
+        vu_write_le16(&row[piece].flags, write);
         gpa += cut;
     }
-    if (indirect) {
-        vu_packed_put(queue, queue->tables_gpa + table_at, bytes, slot, VU_DESC_INDIRECT);
+    vu_packed_put(queue, queue->tables_gpa + at, bytes, slot, VU_DESC_INDIRECT);
+}
+
+static vu_always_inline void vu_packed_lend_rows(struct vu_virtqueue *queue, uint16_t slot, uint32_t length)
+{
+    const uint32_t write = vu_virtqueue_write_flag(queue);
+    uint64_t gpa = vu_virtqueue_buffer_gpa(queue, slot);
+
+    for (uint32_t piece = 0; piece < queue->segments; piece++) {
+        const uint32_t cut = vu_virtqueue_cut(queue, length, piece);
+        const uint32_t more = piece + 1 < queue->segments ? VU_DESC_NEXT : 0;
+        vu_packed_put(queue, gpa, cut, slot, write | more);
+        gpa += cut;
+    }
+}
+
+static vu_always_inline void vu_packed_lend(struct vu_virtqueue *queue, uint16_t slot, uint32_t length)
+{
+    if ((queue->flags & VU_VIRTQUEUE_INDIRECT) != 0) {
+        vu_packed_lend_table(queue, slot, length);
+    } else if (vu_likely(queue->segments == 1)) {
+        vu_packed_put(queue, vu_virtqueue_buffer_gpa(queue, slot), length, slot,
+                      vu_virtqueue_write_flag(queue));
+    } else {
+        vu_packed_lend_rows(queue, slot, length);
     }
     vu_virtqueue_lent(queue, slot);
 }

@@ -46,6 +46,10 @@ static vu_always_inline void vu_split_rows(const struct vu_virtqueue *queue, str
                                            uint32_t first, uint64_t gpa, uint32_t length)
 {
     const uint32_t write = vu_virtqueue_write_flag(queue);
+    if (vu_likely(queue->segments == 1)) {
+        vu_desc_write(row, gpa, length, write, 0);
+        return;
+    }
     for (uint32_t piece = 0; piece < queue->segments; piece++) {
         const uint32_t cut = vu_virtqueue_cut(queue, length, piece);
         const uint32_t more = piece + 1 < queue->segments ? VU_DESC_NEXT : 0;
