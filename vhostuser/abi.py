@@ -16,7 +16,14 @@ from typing import Protocol
 PACKAGE = Path(__file__).parent
 
 HEADERS: dict[str, tuple[str, ...]] = {
-    "vhostuser.datapath._datapath": ("error.h", "counters.h", "memory.h", "device.h", "worker.h"),
+    "vhostuser.datapath._datapath": (
+        "error.h",
+        "counters.h",
+        "memory.h",
+        "dirty_log.h",
+        "device.h",
+        "worker.h",
+    ),
     "vhostuser.frontend._driver": ("driver.h",),
 }
 """Extension module -> its public headers, a header after those that it includes."""

@@ -21,7 +21,10 @@ def test_request_with_an_own_reply_gets_that_one_and_no_ack_on_top(
     talk: PlainFrontend, row: Row, flags: int
 ) -> None:
     # QEMU fixed the second reply three times: 69a5daec06, 7f27d20ded, 5ebfdeb212.
-    assert len(talk.ask(row.number, row.body, flags=flags)) == 8
+    with fds.for_row(row) as mine:
+        talk.send(row.number, row.body, mine, flags=flags)
+    # The log is told back: rust-vmm's front-end takes no other answer.
+    assert len(talk.reply(row.number)) == (16 if row.name == "SET_LOG_BASE" else 8)
     talk.assert_no_reply()
 
 
@@ -124,11 +127,12 @@ def test_unknown_request_is_nacked_if_it_asks_and_the_connection_goes_on(
     talk.assert_no_reply()
 
 
-def test_set_log_base_without_log_shmfd_is_answered_only_if_it_asks(talk: PlainFrontend) -> None:
-    talk.send(6, u64(0), flags=VERSION)
-    talk.assert_no_reply()
+def test_set_log_base_without_log_shmfd_is_answered_only_if_it_asks(plain: PlainFrontend) -> None:
+    plain.negotiate(protocol=REPLY_ACK)
+    plain.send(6, u64(0), flags=VERSION)
+    plain.assert_no_reply()
 
-    assert talk.number(6, u64(0)) != 0
+    assert plain.number(6, u64(0)) != 0
 
 
 def test_get_config_is_answered_in_the_size_that_was_asked_for() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import cast
 
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
@@ -19,6 +20,7 @@ from vhostuser.datapath.vring import PacketDevice, RingEnabled, RingPair, VringC
 from vhostuser.datapath.worker import EventKind, Worker, WorkerEvent
 from vhostuser.frontend.guest_memory import GuestMemory, Region
 from vhostuser.frontend.net_header import PLAIN, NetHeader, header_size
+from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
 from vhostuser.frontend.virtqueue import Segment, SplitVirtqueue, UsedChain
 from vhostuser.wire.features import VirtioFeature
 from vhostuser.wire.payloads import MemoryRegion
@@ -77,6 +79,15 @@ def read_eventfd(fd: int) -> int:
         return 0
 
 
+def make_queue(memory: GuestMemory, size: int, features: VirtioFeature) -> Queue:
+    """Of the format that was negotiated. Packed ones lack raw words that tests of split rings use."""
+    event_idx, in_order = V.EVENT_IDX in features, V.IN_ORDER in features
+    if V.RING_PACKED in features:
+        packed = PackedVirtqueue[Chain](memory, size, event_idx=event_idx, in_order=in_order)
+        return cast(Queue, packed)
+    return SplitVirtqueue[Chain](memory, size, event_idx=event_idx, in_order=in_order)
+
+
 class Ring:
     """One ring: the driver's queue, its eventfds, and its place in the device."""
 
@@ -84,19 +95,21 @@ class Ring:
         self.guest = guest
         self.pair = pair
         self.which = which
-        self.queue: Queue = SplitVirtqueue(guest.memory, size, event_idx=V.EVENT_IDX in guest.features)
+        self.queue: Queue = make_queue(guest.memory, size, guest.features)
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         self.kick_fd, self.call_fd, self.err_fd = (os.eventfd(0, flags) for _ in range(3))
         self._owned = [self.kick_fd, self.call_fd, self.err_fd]
 
-    def setup(self, *, base: int = 0, kick_fd: int | None = None, call_fd: int | None = None) -> VringSetup:
+    def setup(
+        self, *, base: int | None = None, kick_fd: int | None = None, call_fd: int | None = None
+    ) -> VringSetup:
         place = self.queue.user_place
         return VringSetup(
             desc=place.desc,
             avail=place.avail,
             used=place.used,
             size=self.queue.size,
-            base=base,
+            base=self.queue.device_base() if base is None else base,
             kick_fd=self.kick_fd if kick_fd is None else kick_fd,
             kick_is_drained=False,
             call_fd=self.call_fd if call_fd is None else call_fd,
@@ -107,7 +120,7 @@ class Ring:
         self,
         enabled: RingEnabled = RingEnabled.ENABLED,
         *,
-        base: int = 0,
+        base: int | None = None,
         kick_fd: int | None = None,
         call_fd: int | None = None,
     ) -> None:

@@ -36,7 +36,7 @@ def test_offer_has_rings_offloads_and_what_qemu_forwards() -> None:
 
 
 def test_offer_has_nothing_that_this_version_does_not_serve() -> None:
-    assert not offer() & (V.ACCESS_PLATFORM | V.LOG_ALL | V.CTRL_VQ | V.MAC | V.STATUS)
+    assert not offer() & (V.ACCESS_PLATFORM | V.CTRL_VQ | V.MAC | V.STATUS)
 
 
 def test_offer_has_uso_only_where_configured() -> None:
@@ -101,5 +101,5 @@ def test_protocol_offer_has_config_only_with_a_config_space_of_ours() -> None:
 
 def test_protocol_offer_has_what_this_version_serves() -> None:
     assert protocol_offer(disabled=P.RARP, config_space=False) == (
-        P.MQ | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.RESET_DEVICE
+        P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.RESET_DEVICE | P.STATUS
     )

@@ -92,6 +92,11 @@ class FakeDevice:
         self._note("set_mem_table", regions, fds)
         return self.deferred.get("set_mem_table")
 
+    def set_log_base(self, size: int, offset: int, fd: int) -> Pending | None:
+        self.fds.append(fd)
+        self._note("set_log_base", size, offset, fd)
+        return self.deferred.get("set_log_base")
+
     def set_vring_num(self, index: int, num: int) -> None:
         self._note("set_vring_num", index, num)
 

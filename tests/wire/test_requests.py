@@ -18,7 +18,7 @@ from vhostuser.wire.requests import (
 
 ALL_ROWS = [*FRONTEND_REQUESTS.values(), *BACKEND_REQUESTS.values()]
 
-SERVED = {1, 2, 3, 4, 5, *range(8, 22), 24, 25, 34}
+SERVED = {*range(1, 22), 24, 25, 34, 39, 40}
 
 
 def test_every_request_has_a_row_under_its_number() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from vhostuser.datapath._datapath import ffi, lib
+from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.faults import DROP_NAMES, explain
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
@@ -44,6 +45,10 @@ class VringSetup:
     """The kick fd is a pipe or socket, to be read empty; an eventfd never is."""
     call_fd: int
     err_fd: int
+    is_logged: bool = False
+    """What is written into the ring itself is marked in the dirty log, too."""
+    log_address: int = 0
+    """Guest address of the used ring, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,12 @@ class PacketDevice:
             old = lib.vu_device_set_memory(self.handle, ffi.NULL if memory is None else memory.handle)
         lib.vu_memory_put(old)
 
+    def set_log(self, log: DirtyLog | None) -> None:
+        """Where writes are marked from now on, while LOG_ALL is acknowledged. The old one is the caller's
+        again and gets no further bit."""
+        with self.worker.paused():
+            lib.vu_device_set_log(self.handle, ffi.NULL if log is None else log.handle)
+
     @property
     def is_faulted(self) -> bool:
         return bool(lib.vu_device_faulted(self.handle))
@@ -155,6 +166,8 @@ class RingPair:
                 "kick_drained": setup.kick_is_drained,
                 "call_fd": setup.call_fd,
                 "err_fd": setup.err_fd,
+                "logged": setup.is_logged,
+                "log": setup.log_address,
             },
         )
         with self._device.worker.paused():
@@ -176,6 +189,10 @@ class RingPair:
     def set_call(self, ring: int, fd: int) -> None:
         with self._device.worker.paused():
             lib.vu_vring_set_call(self.handle, ring, fd)
+
+    def set_log(self, ring: int, is_logged: bool, address: int) -> None:
+        with self._device.worker.paused():
+            lib.vu_vring_set_log(self.handle, ring, is_logged, address)
 
     def set_err(self, ring: int, fd: int) -> None:
         with self._device.worker.paused():

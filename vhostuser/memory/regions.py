@@ -124,12 +124,17 @@ def check_file(region: MemoryRegion, file_size: int, page_size: int) -> None:
 def map_plan(region: MemoryRegion, page_size: int) -> MapPlan:
     """How to map ``region`` from a file with pages of ``page_size`` bytes, a power of two.
 
-    The offset is rounded down and the length up: QEMU puts memory below and above the PCI hole of x86 into
-    one hugetlbfs file, and the second part need not start at a huge page.
+    QEMU puts memory below and above the PCI hole of x86 into one hugetlbfs file, and the second part need not
+    start at a huge page.
     """
-    file_offset = region.mmap_offset & -page_size
-    delta = region.mmap_offset - file_offset
-    return MapPlan(file_offset, _round_up(delta + region.size, page_size), delta)
+    return map_window(region.mmap_offset, region.size, page_size)
+
+
+def map_window(offset: int, size: int, page_size: int) -> MapPlan:
+    """How to map ``size`` bytes at ``offset``: the offset is rounded down and the length up."""
+    file_offset = offset & -page_size
+    delta = offset - file_offset
+    return MapPlan(file_offset, _round_up(delta + size, page_size), delta)
 
 
 def _round_up(number: int, page_size: int) -> int:

@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 
+from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortOps
 from vhostuser.datapath.reaper import reaper
@@ -26,7 +27,7 @@ from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
 from vhostuser.net.ring_items import RingItems, fd_of
 from vhostuser.session.states import RingState
-from vhostuser.wire.constants import MAX_VRINGS
+from vhostuser.wire.constants import MAX_VRINGS, VRING_F_LOG
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
 from vhostuser.wire.payloads import MemoryRegion, VringAddr
 
@@ -67,6 +68,7 @@ class NetDevice:
         self._features = VirtioFeature(0)
         self._has_features = False
         self._memory: MappedMemory | None = None
+        self._log_map: DirtyLog | None = None
         self._backend_fd = -1
 
     # What is offered
@@ -96,9 +98,8 @@ class NetDevice:
             self._log.info("guest features: %s", ", ".join(feature_names(acked)) or "none")
         self._features = acked
         self._packet.set_features(acked)
-        if not self._has_features:
-            self._has_features = True
-            self._settle_all()
+        self._has_features = True
+        self._settle_all()
 
     def set_protocol_features(self, acked: ProtocolFeature) -> None:
         pass
@@ -108,6 +109,9 @@ class NetDevice:
         for ring in self._rings.values():
             ring.refusal = ""
         self._settle_all()
+
+    def set_log_base(self, size: int, offset: int, fd: int) -> None:
+        self._swap_log(DirtyLog(fd, size, offset))
 
     def set_mtu(self, mtu: int) -> None:
         self._link.want_mtu(mtu)
@@ -142,6 +146,9 @@ class NetDevice:
         ring = self._ring(addr.index)
         ring.addr = addr
         ring.is_begun = True
+        if ring.runs:
+            is_logged = bool(addr.flags & VRING_F_LOG)
+            self._packet.pair(addr.index // 2).set_log(addr.index % 2, is_logged, addr.log)
         self._settle(addr.index)
 
     def set_vring_base(self, index: int, base: int) -> None:
@@ -149,7 +156,6 @@ class NetDevice:
 
     def get_vring_base(self, index: int) -> int:
         ring = self._ring(index)
-        ring.is_begun = False
         ring.close_kick_and_call()
         return ring.base
 
@@ -182,9 +188,10 @@ class NetDevice:
     def set_vring_states(self, states: Mapping[int, RingState]) -> None:
         for index, state in states.items():
             ring = self._ring(index)
-            ring.state = state
-            if not state.is_started:
+            if ring.state.is_started and not state.is_started:
+                ring.is_begun = False
                 ring.refusal = ""
+            ring.state = state
         self._settle(*states)
 
     # For the owner
@@ -195,6 +202,7 @@ class NetDevice:
         self._link.want_stopped()
         self._close_backend_fd()
         self._swap_memory(None)
+        self._swap_log(None)
         self._packet.clear_fault()
         self._features = VirtioFeature(0)
         self._has_features = False
@@ -299,6 +307,14 @@ class NetDevice:
         old, self._memory = self._memory, memory
         self._packet.set_memory(memory)
         if old is not None:
+            old.close()
+
+    def _swap_log(self, log: DirtyLog | None) -> None:
+        old, self._log_map = self._log_map, log
+        self._packet.set_log(log)
+        if old is not None:
+            if old.outside:
+                self._log.warning("%d bytes were written beyond the dirty log, unmarked", old.outside)
             old.close()
 
     def _close_backend_fd(self) -> None:

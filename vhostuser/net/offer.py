@@ -16,6 +16,7 @@ _RINGS = (
     | VirtioFeature.EVENT_IDX
     | VirtioFeature.IN_ORDER
     | VirtioFeature.RING_PACKED
+    | VirtioFeature.LOG_ALL
 )
 _NET = VirtioFeature.MRG_RXBUF | VirtioFeature.MTU | VirtioFeature.MQ | VirtioFeature.GUEST_ANNOUNCE
 _USO = VirtioFeature.GUEST_USO4 | VirtioFeature.GUEST_USO6 | VirtioFeature.HOST_USO
@@ -24,11 +25,13 @@ _CONFIG_SPACE = VirtioFeature.MAC | VirtioFeature.STATUS
 
 _PROTOCOL = (
     ProtocolFeature.MQ
+    | ProtocolFeature.LOG_SHMFD
     | ProtocolFeature.RARP
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.MTU
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.STATUS
 )
 
 _NEEDS = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vhostuser.datapath.vring import VringCounters, VringSetup
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.session.states import INITIAL, RingState
+from vhostuser.wire.constants import VRING_F_LOG
 from vhostuser.wire.payloads import VringAddr
 
 
@@ -59,6 +60,8 @@ class RingItems:
             kick_is_drained=self.kick is not None and self.kick.is_drained,
             call_fd=fd_of(self.call),
             err_fd=fd_of(self.err),
+            is_logged=bool(self.addr.flags & VRING_F_LOG),
+            log_address=self.addr.log,
         )
 
     def close_kick_and_call(self) -> None:

@@ -87,6 +87,11 @@ def check_features_while_started(old: VirtioFeature, new: VirtioFeature) -> None
         raise RequestError(f"{names} can change only while every ring is stopped")
 
 
+def check_status(status: int) -> None:
+    if status > 0xFF:
+        raise RequestError(f"status {status:#x}, a device status has 8 bits")
+
+
 def check_mtu(mtu: int) -> None:
     if not MIN_MTU <= mtu <= MAX_MTU:
         raise RequestError(f"MTU {mtu}, expected {MIN_MTU} to {MAX_MTU}")

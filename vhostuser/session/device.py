@@ -67,6 +67,12 @@ class Device(Protocol):
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> Pending | None:
         """Replace the whole memory map; one fd per region, in order. When refused, the old map stays."""
 
+    def set_log_base(self, size: int, offset: int, fd: int) -> Pending | None:
+        """Mark writes to guest memory in this window of the file from now on, while LOG_ALL is acknowledged.
+
+        Nothing goes to the old log once this is answered. When refused, the old one stays.
+        """
+
     def set_vring_num(self, index: int, num: int) -> None: ...
 
     def set_vring_addr(self, addr: VringAddr) -> None:

@@ -14,6 +14,7 @@ from vhostuser.session import checks
 from vhostuser.session.device import Device, Pending
 from vhostuser.session.replies import Asked, RefusedWith, ask, decide
 from vhostuser.session.states import INITIAL, TRANSITIONS, RingEvent, RingState
+from vhostuser.wire import constants as c
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
 from vhostuser.wire.messages import (
@@ -21,6 +22,7 @@ from vhostuser.wire.messages import (
     Config,
     Empty,
     FdBag,
+    Log,
     Malformed,
     MemTable,
     Message,
@@ -74,6 +76,7 @@ class Session:
         self._acked_features = VirtioFeature(0)
         self._has_features = False
         self._acked_protocol_features = ProtocolFeature(0)
+        self._status = 0
         self._rings: dict[int, _Ring] = {}
         self._waiting: tuple[Asked, _Deferred] | None = None
 
@@ -123,6 +126,7 @@ class Session:
         self._acked_features = VirtioFeature(0)
         self._has_features = False
         self._acked_protocol_features = ProtocolFeature(0)
+        self._status = 0
 
     def _finish(self, asked: Asked, outcome: Payload | RequestError | None) -> Reply | None:
         error = outcome if isinstance(outcome, RequestError) else None
@@ -223,6 +227,17 @@ class Session:
         pending = self._device.set_mem_table(payload.regions, fds.take_all())
         return _Deferred(pending, lambda result: None) if pending is not None else None
 
+    def _set_log_base(self, payload: Log | U64, fds: FdBag) -> Payload | _Deferred:
+        """Answered with what came: the one form that every front-end takes, rust-vmm's no other."""
+        if isinstance(payload, U64) or len(fds) != 1:
+            raise RequestError("a log without fd and size cannot be mapped by another process")
+        pending = self._device.set_log_base(payload.size, payload.offset, fds.take())
+        return _Deferred(pending, lambda result: payload) if pending is not None else payload
+
+    def _set_log_fd(self, payload: Empty | U64, fds: FdBag) -> None:
+        """An eventfd that nobody waits for: no front-end of today sends it, and QEMU looks into the log
+        itself. It stays in the bag and is closed."""
+
     def _set_vring_num(self, payload: VringState, fds: FdBag) -> None:
         checks.check_vring_num(payload.num, self._is_packed())
         self._device.set_vring_num(payload.index, payload.num)
@@ -295,8 +310,24 @@ class Session:
         checks.check_config_write(payload.offset, payload.size, payload.data, payload.flags)
         self._device.set_config(payload.offset, payload.data, payload.flags)
 
+    def _set_status(self, payload: U64, fds: FdBag) -> None:
+        """0 is a reset of the device: every ring stops. What else was said of rings, memory and connection
+        stays, for QEMU does not say all of it again.
+
+        Rings run from SET_VRING_KICK on, whatever the status: a legacy guest may use them before DRIVER_OK.
+        """
+        checks.check_status(payload.value)
+        self._status = payload.value
+        if not self._status:
+            self._step(sorted(self._rings), RingEvent.STOP)
+
+    def _get_status(self, payload: Empty, fds: FdBag) -> U64:
+        """What was set; without FEATURES_OK as long as no features were accepted."""
+        return U64(self._status if self._has_features else self._status & ~c.STATUS_FEATURES_OK)
+
     def _reset_device(self, payload: Empty, fds: FdBag) -> None:
         self._reset_rings()
+        self._status = 0
 
 
 def _where(message: Message) -> str:

@@ -37,6 +37,8 @@ VRING_NOFD = 0x100
 """In the u64 of kick, call and err: no fd comes with this message."""
 VRING_F_LOG = 0x1
 """In the flags of SET_VRING_ADDR: writes to the used ring are logged."""
+STATUS_FEATURES_OK = 0x8
+"""Of the device status (virtio 1.2, 2.1), the one bit that a back-end has a say in."""
 
 CONFIG_WRITABLE = 0
 """SET_CONFIG by the driver: read-only fields stay."""

@@ -8,6 +8,7 @@
 #define VU_BURST_H
 
 #include "iov.h"
+#include "marking.h"
 #include "state.h"
 
 /* A burst stops after this many descriptors, so that long chains cost their sender its own budget. */
@@ -32,12 +33,32 @@ static vu_always_inline bool vu_burst_spent(const struct vu_burst *burst)
     return burst->packets >= VU_TURN_PACKETS || burst->bytes >= VU_TURN_BYTES || burst->cost >= VU_TURN_COST;
 }
 
+static vu_always_inline bool vu_logs(const struct vu_ring_ops *ops, const struct vu_device *device)
+{
+    return ops->general && device->log && (device->features & VU_F_LOG_ALL);
+}
+
+static vu_always_inline void vu_ring_arm(const struct vu_ring_ops *ops, struct vu_vring *vring)
+{
+    ops->arm(vring);
+    if (vu_logs(ops, vring->pair->device))
+        ops->mark_wish(vring);
+}
+
+static vu_always_inline void vu_ring_disarm(const struct vu_ring_ops *ops, struct vu_vring *vring)
+{
+    if (ops->disarm(vring) && vu_logs(ops, vring->pair->device))
+        ops->mark_wish(vring);
+}
+
 /* Ends a burst that completed `done` chains: one publish, one call decision, then the error, if any. */
 static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struct vu_vring *vring,
                                             const struct vu_chain *chains, uint32_t done, int error)
 {
     if (done) {
         ops->publish(vring, chains, (uint16_t)done);
+        if (vu_logs(ops, vring->pair->device))
+            ops->mark_used(vring, chains, (uint16_t)done);
         vring->used_anything = true;
         vring->counters.chains += done;
         vring->counters.bursts++;
@@ -171,11 +192,12 @@ static vu_always_inline int vu_enqueue_refusal(const struct vu_enqueue *rx)
 }
 
 /* The frame's bytes are in place: writes the header, num_buffers last of all, and what each chain holds. */
-static vu_always_inline void vu_enqueue_commit(struct vu_enqueue *rx, struct vu_net_hdr *header,
-                                               uint32_t length)
+static vu_always_inline void vu_enqueue_commit(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
+                                               struct vu_net_hdr *header, uint32_t length)
 {
     const struct iovec *pieces = vu_enqueue_pieces(rx);
     uint64_t total = rx->device->header_size + (uint64_t)length;
+    uint32_t first = rx->used;
     uint16_t buffers = 0;
 
     do {
@@ -189,6 +211,12 @@ static vu_always_inline void vu_enqueue_commit(struct vu_enqueue *rx, struct vu_
     } while (total);
     vu_write_le16(&header->num_buffers, rx->device->mergeable ? buffers : 1);
     vu_iov_scatter(vu_cursor_at(pieces, 0), header, rx->device->header_size);
+    if (vu_logs(ops, rx->device)) {
+        for (uint32_t i = first; i < rx->used; i++)
+            vu_log_mark_pieces(rx->device->log, rx->device->memory,
+                               &rx->scratch->rx_pieces.piece[rx->scratch->rx[i].first], 0,
+                               rx->scratch->rx[i].written);
+    }
     vu_count_frame(&rx->vring->counters, header, length);
 }
 
@@ -204,7 +232,7 @@ static vu_always_inline int vu_enqueue_copy(const struct vu_ring_ops *ops, struc
                     !vu_enqueue_header_fits(rx)))
         return vu_enqueue_refusal(rx);
     vu_iov_copy(vu_cursor_at(vu_enqueue_pieces(rx), header_size), frame, length);
-    vu_enqueue_commit(rx, header, length);
+    vu_enqueue_commit(ops, rx, header, length);
     return -1;
 }
 

@@ -197,7 +197,7 @@ static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct 
     struct vu_vring *vring = &pair->vring[VU_TX];
     struct vu_burst burst = {0};
 
-    ops->disarm(vring);
+    vu_ring_disarm(ops, vring);
     while (!vu_burst_spent(&burst)) {
         uint32_t done = dequeue_burst(ops, pair, &burst);
 
@@ -207,12 +207,12 @@ static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct 
         }
         if (done)
             continue;
-        ops->arm(vring);
+        vu_ring_arm(ops, vring);
         if (!ops->grown(vring)) {
             pair->ready &= ~(uint32_t)VU_READY_TX;
             break;
         }
-        ops->disarm(vring);
+        vu_ring_disarm(ops, vring);
     }
     burst.cost += vu_cost_bytes(burst.bytes);
     return burst.cost;
@@ -228,5 +228,8 @@ uint32_t vu_serve_tx(struct vu_pair *pair)
         pair->ready &= ~(uint32_t)VU_READY_TX;
         return 0;
     }
+    if (vu_unlikely(pair->device->general))
+        return vring->is_packed ? serve_tx(&vu_packed_general_ops, pair)
+                                : serve_tx(&vu_split_general_ops, pair);
     return vring->is_packed ? serve_tx(&vu_packed_ops, pair) : serve_tx(&vu_split_ops, pair);
 }

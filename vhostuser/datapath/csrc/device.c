@@ -25,6 +25,7 @@ void vu_device_set_features(struct vu_device *device, uint64_t features)
 {
     device->features = features;
     device->mergeable = features & VU_F_MRG_RXBUF;
+    device->general = features & VU_F_LOG_ALL;
     /* The one place that knows the size (virtio 1.2, 5.1.6.1): 12 bytes with num_buffers, which legacy
        guests have only with merging. */
     device->header_size =
@@ -49,6 +50,14 @@ struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memor
                 vu_vring_break(vring, error);
         }
     }
+    return old;
+}
+
+struct vu_log *vu_device_set_log(struct vu_device *device, struct vu_log *log)
+{
+    struct vu_log *old = device->log;
+
+    device->log = log;
     return old;
 }
 

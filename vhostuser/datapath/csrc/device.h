@@ -36,6 +36,7 @@ enum vu_ring_enabled { VU_RING_DISABLED = 0, VU_RING_ENABLED = 1, VU_RING_HELD =
 struct vu_device;
 struct vu_pair;
 struct vu_worker;
+struct vu_log;
 
 struct vu_vring_setup {
     uint64_t desc;    /* user addresses, as SET_VRING_ADDR brought them; packed: the ring, */
@@ -47,17 +48,23 @@ struct vu_vring_setup {
     int kick_drained; /* 1: a pipe or socket, to be read empty; 0: an eventfd, never read */
     int call_fd;      /* -1: the guest polls */
     int err_fd;       /* -1: nobody listens */
+    int logged;       /* 1: what is written into the ring itself is marked, too, */
+    uint64_t log;     /* the used ring at this guest address */
 };
 
 /* id comes back in events.  NULL when out of memory. */
 struct vu_device *vu_device_new(uint32_t id);
 /* All its pairs must be freed first.  Drops the device's memory reference (unmaps: not on the loop). */
 void vu_device_free(struct vu_device *device);
-/* Acknowledged virtio features: header size, merging, offloads, event index.  No ring may be running. */
+/* Acknowledged virtio features: header size, merging, offloads, event index.  While rings run only offloads
+   and LOG_ALL may change. */
 void vu_device_set_features(struct vu_device *device, uint64_t features);
 /* Takes over the caller's reference to `memory` (may be NULL) and returns the reference to the old table
    (may be NULL).  Each running ring is translated anew; one that no longer fits is stopped and reported. */
 struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memory *memory);
+/* Where writes to guest memory are marked while LOG_ALL is acknowledged; NULL for none.  Stays the caller's:
+   returns the old one, which is used no more. */
+struct vu_log *vu_device_set_log(struct vu_device *device, struct vu_log *log);
 int vu_device_faulted(const struct vu_device *device);
 /* After the front-end has gone: forget that memory faulted. */
 void vu_device_clear_fault(struct vu_device *device);
@@ -83,6 +90,8 @@ void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled e
 int vu_vring_set_kick(struct vu_pair *pair, int ring, int fd, int drained);
 void vu_vring_set_call(struct vu_pair *pair, int ring, int fd);
 void vu_vring_set_err(struct vu_pair *pair, int ring, int fd);
+/* SET_VRING_ADDR while the ring runs: the log flag and address may change. */
+void vu_vring_set_log(struct vu_pair *pair, int ring, int logged, uint64_t address);
 /* VU_OK or the vu_error that broke the ring or kept it from starting; values: four of them, for the log. */
 int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values);
 void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters);

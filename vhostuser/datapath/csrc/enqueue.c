@@ -66,7 +66,7 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
         vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place),
                        rx->scratch->tail, length - in_place);
     }
-    vu_enqueue_commit(rx, header, length);
+    vu_enqueue_commit(ops, rx, header, length);
     return -1;
 }
 
@@ -125,6 +125,10 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         expect(pair, (uint32_t)length);
         if (vu_likely(drop < 0))
             drop = deliver_read(ops, &rx, &header, (uint32_t)length, in_place);
+        /* A frame that is dropped after the read has left its bytes in buffers that stay in the ring. */
+        if (vu_unlikely(drop >= 0) && vu_logs(ops, rx.device) && in_place)
+            vu_log_mark_pieces(rx.device->log, rx.device->memory, vu_enqueue_pieces(&rx),
+                               rx.device->header_size, VU_MIN((uint64_t)length, in_place));
         if (vu_unlikely(drop >= 0))
             rx.vring->counters.drops[drop]++;
     }
@@ -187,7 +191,7 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
     struct vu_vring *vring = &pair->vring[VU_RX];
     struct vu_burst burst = {0};
 
-    ops->disarm(vring);
+    vu_ring_disarm(ops, vring);
     while (!vu_burst_spent(&burst)) {
         int state;
 
@@ -200,11 +204,11 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
             break;
         }
         if (state == PORT_STARVED || state == PORT_STUCK) {
-            ops->arm(vring);
+            vu_ring_arm(ops, vring);
             /* Buffers that came since we found none: the driver showed them before it could see that we
                want a kick. */
             if (state == PORT_STARVED && ops->grown(vring)) {
-                ops->disarm(vring);
+                vu_ring_disarm(ops, vring);
                 continue;
             }
             pair->starved = true;
@@ -227,5 +231,8 @@ uint32_t vu_serve_rx(struct vu_pair *pair)
         pair->ready &= ~(uint32_t)VU_READY_RX;
         return 0;
     }
+    if (vu_unlikely(pair->device->general))
+        return vring->is_packed ? serve_rx(&vu_packed_general_ops, pair)
+                                : serve_rx(&vu_split_general_ops, pair);
     return vring->is_packed ? serve_rx(&vu_packed_ops, pair) : serve_rx(&vu_split_ops, pair);
 }

@@ -23,7 +23,8 @@ enum vu_error {
     VU_ERR_MEMORY_FAULT = -14,    /* guest memory went away under us (truncated file) */
     VU_ERR_SYSTEM = -15,          /* epoll or allocation failed; the event carries errno */
     VU_ERR_NOTIFY = -16,          /* a kick, call or err fd blocks: the front-end made it so */
-    VU_ERR_BASE = -17             /* a packed ring cannot be where SET_VRING_BASE says */
+    VU_ERR_BASE = -17,            /* a packed ring cannot be where SET_VRING_BASE says */
+    VU_ERR_LOG_FAULT = -18        /* the dirty log went away under us (truncated file) */
 };
 
 /* Every frame that is not delivered is counted under exactly one of these. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "guard.h"
+#include "marking.h"
 #include "worker.h"
 
 __thread struct vu_guard *volatile vu_guard_current;
@@ -16,7 +17,8 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     struct vu_guard *guard = vu_guard_current;
     bool sent = info->si_code <= 0; /* by kill(): no address comes with it, and no instruction to repeat */
 
-    if (guard && !sent && vu_memory_owns(guard->memory, info->si_addr) >= 0) {
+    if (guard && !sent &&
+        (vu_memory_owns(guard->memory, info->si_addr) >= 0 || vu_log_owns(guard->log, info->si_addr))) {
         vu_guard_current = NULL;
         guard->address = (uintptr_t)info->si_addr;
         siglongjmp(guard->unwind, 1);

@@ -42,6 +42,7 @@
 #define VU_F_HOST_ECN (1ULL << 13)
 #define VU_F_HOST_UFO (1ULL << 14)
 #define VU_F_MRG_RXBUF (1ULL << 15)
+#define VU_F_LOG_ALL (1ULL << 26)
 #define VU_F_INDIRECT_DESC (1ULL << 28)
 #define VU_F_EVENT_IDX (1ULL << 29)
 #define VU_F_VERSION_1 (1ULL << 32)

@@ -9,6 +9,7 @@
 #define VU_PACKED_H
 
 #include "chain.h"
+#include "marking.h"
 
 /* virtio 1.2, 2.8.10: what each side's event area asks for. */
 #define VU_EVENT_ENABLE 0
@@ -176,21 +177,22 @@ static vu_always_inline bool vu_packed_grown(struct vu_vring *vring)
     return vu_packed_is_available(vu_acquire_le16(&vring->packed[vring->next].flags), vring->next_wrap);
 }
 
-static vu_always_inline void vu_packed_disarm(struct vu_vring *vring)
+static vu_always_inline bool vu_packed_disarm(struct vu_vring *vring)
 {
     if (!vring->kick_armed)
-        return;
+        return false;
     vring->kick_armed = false;
     vu_write_le32(vring->device_event, (uint32_t)VU_EVENT_DISABLE << 16);
+    return true;
 }
 
-static const struct vu_ring_ops vu_packed_ops = {
-    .fetch = vu_packed_fetch,
-    .publish = vu_packed_publish,
-    .wants_call = vu_packed_wants_call,
-    .arm = vu_packed_arm,
-    .grown = vu_packed_grown,
-    .disarm = vu_packed_disarm,
-};
+#define VU_PACKED_OPS                                                                           \
+    .fetch = vu_packed_fetch, .publish = vu_packed_publish, .wants_call = vu_packed_wants_call, \
+    .arm = vu_packed_arm, .grown = vu_packed_grown, .disarm = vu_packed_disarm
+
+static const struct vu_ring_ops vu_packed_ops = {VU_PACKED_OPS};
+static const struct vu_ring_ops vu_packed_general_ops = {VU_PACKED_OPS, .general = true,
+                                                         .mark_used = vu_log_mark_packed_used,
+                                                         .mark_wish = vu_log_mark_packed_wish};
 
 #endif

@@ -106,8 +106,10 @@ struct vu_vring {
     int error;
     bool kick_drained;
     bool kick_watched;
-    bool used_anything; /* since the start: decides whether a new call fd is signalled */
-    bool looked_at;     /* since the start: position is known, until then the base is all there is */
+    bool used_anything;   /* since the start: decides whether a new call fd is signalled */
+    bool logged;          /* SET_VRING_ADDR asked for it: what we write into the ring is marked, too */
+    uint64_t log_address; /* guest address of the used ring for the log */
+    bool looked_at;       /* since the start: position is known, until then the base is all there is */
     uint32_t base;
     uint32_t index; /* of the device: 2n or 2n+1 */
     uint64_t uva[3];
@@ -153,8 +155,13 @@ struct vu_ring_ops {
     void (*arm)(struct vu_vring *vring);
     /* Whether a chain has come since fetch said VU_FETCH_EMPTY. */
     bool (*grown)(struct vu_vring *vring);
-    /* Tells the driver that kicks are not needed. */
-    void (*disarm)(struct vu_vring *vring);
+    /* Tells the driver that kicks are not needed; whether that took writing. */
+    bool (*disarm)(struct vu_vring *vring);
+    /* The general instance: it marks what it writes in the dirty log, when there is one.  The fast one does
+       not know of logs, and its last two are NULL. */
+    bool general;
+    void (*mark_used)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
+    void (*mark_wish)(struct vu_vring *vring);
 };
 
 /* Records why, for the event; returns error so that callers can `return vu_trouble(...)`. */

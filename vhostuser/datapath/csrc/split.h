@@ -4,6 +4,7 @@
 #define VU_SPLIT_H
 
 #include "chain.h"
+#include "marking.h"
 
 static vu_always_inline vu_le16 *vu_split_used_event(struct vu_vring *vring)
 {
@@ -97,23 +98,23 @@ static vu_always_inline bool vu_split_grown(struct vu_vring *vring)
     return vu_acquire_le16(&vring->avail->idx) != vring->avail_seen;
 }
 
-static vu_always_inline void vu_split_disarm(struct vu_vring *vring)
+static vu_always_inline bool vu_split_disarm(struct vu_vring *vring)
 {
     /* With event index the stale avail_event is behind us and suppresses by itself. */
-    if (!vring->kick_armed)
-        return;
+    bool writes = vring->kick_armed && !vring->event_idx;
+
     vring->kick_armed = false;
-    if (!vring->event_idx)
+    if (writes)
         vu_write_le16(&vring->used->flags, VU_USED_NO_NOTIFY);
+    return writes;
 }
 
-static const struct vu_ring_ops vu_split_ops = {
-    .fetch = vu_split_fetch,
-    .publish = vu_split_publish,
-    .wants_call = vu_split_wants_call,
-    .arm = vu_split_arm,
-    .grown = vu_split_grown,
-    .disarm = vu_split_disarm,
-};
+#define VU_SPLIT_OPS                                                                         \
+    .fetch = vu_split_fetch, .publish = vu_split_publish, .wants_call = vu_split_wants_call, \
+    .arm = vu_split_arm, .grown = vu_split_grown, .disarm = vu_split_disarm
+
+static const struct vu_ring_ops vu_split_ops = {VU_SPLIT_OPS};
+static const struct vu_ring_ops vu_split_general_ops = {
+    VU_SPLIT_OPS, .general = true, .mark_used = vu_log_mark_split_used, .mark_wish = vu_log_mark_split_wish};
 
 #endif

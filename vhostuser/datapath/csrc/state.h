@@ -12,6 +12,8 @@
 struct vu_device {
     uint64_t features;
     struct vu_memory *memory; /* one reference */
+    struct vu_log *log;       /* the control side's, until it is swapped */
+    bool general;             /* its rings are served by the general instances */
     uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
     bool faulted; /* by the worker, sticky: no ring of the device is touched again */

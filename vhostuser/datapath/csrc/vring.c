@@ -130,6 +130,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->kick_drained = setup->kick_drained;
     vring->call_fd = setup->call_fd;
     vring->err_fd = setup->err_fd;
+    vu_vring_set_log(pair, ring, setup->logged, setup->log);
     vring->event_idx = pair->device->features & VU_F_EVENT_IDX;
     vring->indirect = pair->device->features & VU_F_INDIRECT_DESC;
     vring->signalled_valid = false;
@@ -260,6 +261,12 @@ void vu_vring_set_call(struct vu_pair *pair, int ring, int fd)
 void vu_vring_set_err(struct vu_pair *pair, int ring, int fd)
 {
     pair->vring[ring].err_fd = fd;
+}
+
+void vu_vring_set_log(struct vu_pair *pair, int ring, int logged, uint64_t address)
+{
+    pair->vring[ring].logged = logged;
+    pair->vring[ring].log_address = address;
 }
 
 int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values)

@@ -10,6 +10,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "marking.h"
 #include "state.h"
 #include "watchdog.h"
 
@@ -211,8 +212,12 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         pair->ready = 0;
         return 0;
     }
-    if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair->device->memory))) {
-        vu_device_fault(pair->device, worker, VU_ERR_MEMORY_FAULT, worker->guard.address);
+    if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair->device->memory, pair->device->log))) {
+        vu_device_fault(pair->device, worker,
+                        vu_log_owns(pair->device->log, (const void *)worker->guard.address)
+                            ? VU_ERR_LOG_FAULT
+                            : VU_ERR_MEMORY_FAULT,
+                        worker->guard.address);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */
     }
