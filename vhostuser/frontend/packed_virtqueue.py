@@ -3,8 +3,8 @@
 The rules of `virtqueue.py` hold here, too: virtio 1.x, 2.8 line by line, no fence but the one handed in,
 every word one aligned load or store. And one more:
 
-3. Nothing is taken on trust: a used descriptor that is not exactly what the specification lets a device
-   write is a PeerError that names the slot and the values.
+3. Nothing is taken on trust: a used descriptor that the specification does not let a device write is a
+   PeerError that names the slot and the values.
 """
 
 from __future__ import annotations
@@ -230,14 +230,12 @@ class PackedVirtqueue(Virtqueue[Token]):
 
     def _take_one(self, descriptor: PackedDescriptor) -> list[UsedChain[Token]]:
         slot, buffer_id = self._used.slot, descriptor.buffer_id
-        if descriptor.flags & ~(_STATE | DescFlag.WRITE):
-            raise PeerError(f"used descriptor {slot}: flags {descriptor.flags:#06x}")
-        if descriptor.length and not descriptor.flags & DescFlag.WRITE:
-            # Without WRITE a driver ignores the length (virtio 1.x, 2.8.4), and with it what was written.
-            raise PeerError(f"used descriptor {slot}: {descriptor.length} bytes written, but no WRITE flag")
+        # Of the other flags only WRITE means something, and without it the length does not (virtio 1.x,
+        # 2.8.4): DPDK's back-end leaves both as the driver wrote them.
+        length = descriptor.length if descriptor.flags & DescFlag.WRITE else 0
         covered = self._covered(buffer_id, self._order, self._lent)
-        self._check_length(self._chains[buffer_id], descriptor.length, f"used descriptor {slot}")
-        return [self._release(each, descriptor.length if each == buffer_id else 0) for each in covered]
+        self._check_length(self._chains[buffer_id], length, f"used descriptor {slot}")
+        return [self._release(each, length if each == buffer_id else 0) for each in covered]
 
     def _covered(self, buffer_id: int, order: deque[int], lent: set[int]) -> list[int]:
         """Take out of `order` what one used descriptor gives back.
