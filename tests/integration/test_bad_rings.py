@@ -91,12 +91,12 @@ def test_get_vring_base_of_no_ring_ends_the_connection(
     [
         (lambda features: features | 1 << 34, ("RING_PACKED",)),
         (lambda features: features | 1 << 63, ("0x8000",)),
-        (lambda features: features | 1 << 26, ("LOG_ALL",)),
+        (lambda features: features | 1 << 33, ("ACCESS_PLATFORM",)),
         (lambda features: 0xFFFFFFFFFFFFFFFF, ("not offered",)),
         (lambda features: features & ~(1 << 32 | 1 << 15), ("VERSION_1", "stopped")),
         (lambda features: features & ~(1 << 29), ("EVENT_IDX", "stopped")),
     ],
-    ids=["packed", "bit 63", "log", "all", "header size", "ring layout"],
+    ids=["packed", "bit 63", "IOMMU", "all", "header size", "ring layout"],
 )
 def test_features_that_may_not_be_are_refused_and_the_rings_run_on(
     site: Site, caplog: pytest.LogCaptureFixture, change: object, words: tuple[str, ...]

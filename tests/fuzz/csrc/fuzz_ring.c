@@ -179,15 +179,17 @@ static void hold_against_descriptors(void)
     }
 }
 
-/* Chains that may be taken: those shown now, and those shown before that the guest would like to take back. */
+/* Chains that may be taken: those shown now, and those shown before that the guest would like to take back.  An
+   index that is too far ahead is not when those shown before have been taken first. */
 static uint16_t pending(int ring)
 {
     uint16_t used = vu_read_le16(&arena_used(&arena, ring)->idx);
     uint16_t count = (uint16_t)(vu_read_le16(&arena_avail(&arena, ring)->idx) - used);
     uint16_t seen = (uint16_t)(arena.pair->vring[ring].avail_seen - used);
 
-    count = count > arena.size[ring] ? 0 : count;
     seen = seen > arena.size[ring] ? 0 : seen;
+    if (count > arena.size[ring] && (!seen || (uint16_t)(count - seen) > arena.size[ring]))
+        return seen;
     return count > seen ? count : seen;
 }
 
