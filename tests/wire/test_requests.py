@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vhostuser.session.session import Session
+from vhostuser.session.session import REQUEST_GROUPS
 from vhostuser.wire.constants import BackendRequest, Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
@@ -33,8 +33,17 @@ def test_these_are_served_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in ALL_ROWS if row.handler], ids=lambda row: row.name)
-def test_a_handler_is_a_method_of_the_session(row: RequestRow) -> None:
-    assert callable(getattr(Session, f"_{row.handler}"))
+def test_a_handler_is_a_method_of_one_group(row: RequestRow) -> None:
+    assert row.handler is not None
+    assert [callable(vars(group)[row.handler]) for group in REQUEST_GROUPS if row.handler in vars(group)] == [
+        True
+    ]
+
+
+def test_every_method_of_a_group_is_the_handler_of_a_row() -> None:
+    methods = {name for group in REQUEST_GROUPS for name in vars(group) if not name.startswith("_")}
+
+    assert methods == {row.handler for row in ALL_ROWS if row.handler}
 
 
 def test_these_are_answered_with_a_payload_of_their_own() -> None:

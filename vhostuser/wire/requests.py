@@ -1,8 +1,9 @@
 """The request tables: one row per request, all 45 of the front-end and all 10 of the back-end.
 
 A row says what a request carries, how it is answered, what has to be negotiated first, and which method of
-`vhostuser.session.session.Session` serves it. A row without a handler is refused in this version. The same
-rows parse and check messages (`connection`), on either end, and decide the reply (`session`).
+the `REQUEST_GROUPS` of `vhostuser.session.session` serves it. A row without a handler is refused in this
+version. The same rows parse and check messages (`connection`), on either end, and decide the reply
+(`session`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.session.fake_device import PROTOCOL_OFFER, FakeDevice
+from tests.session.talk import REGION, Talk
+from vhostuser.errors import RequestError
+from vhostuser.session.device import Pending
+from vhostuser.session.states import RingState
+from vhostuser.wire.constants import Request
+from vhostuser.wire.features import ProtocolFeature as P
+from vhostuser.wire.messages import U64, Empty, Log, MemTable, Reply
+
+R, S = Request, RingState
+
+
+class TestMemory:
+    def test_regions_and_fds_go_to_the_device_together(self, acked: Talk) -> None:
+        assert acked.tell(R.SET_MEM_TABLE, MemTable((REGION, REGION)), [5, 6])
+        assert acked.device.take_calls() == [("set_mem_table", (REGION, REGION), [5, 6])]
+        assert len(acked.bag) == 0
+
+    def test_fds_are_the_devices_also_when_it_refuses(self, acked: Talk) -> None:
+        acked.device.refused["set_mem_table"] = "region 0 is empty"
+        assert acked.refusal(R.SET_MEM_TABLE, MemTable((REGION,)), [5]) == "SET_MEM_TABLE: region 0 is empty"
+        assert acked.device.fds == [5]
+        assert len(acked.bag) == 0
+
+    def test_table_that_takes_its_time_is_acknowledged_at_the_end(self, acked: Talk) -> None:
+        pending = acked.device.deferred["set_mem_table"] = Pending()
+        assert acked.send(R.SET_MEM_TABLE, MemTable((REGION,)), [5], need_reply=True) is pending
+        assert acked.session.complete(pending) == Reply(R.SET_MEM_TABLE, U64(0))
+
+    def test_table_that_takes_its_time_may_be_refused_at_the_end(self, acked: Talk) -> None:
+        pending = acked.device.deferred["set_mem_table"] = Pending()
+        acked.send(R.SET_MEM_TABLE, MemTable((REGION,)), [5], need_reply=True)
+        assert acked.session.complete(pending, RequestError("mmap failed")) == Reply(R.SET_MEM_TABLE, U64(1))
+        assert acked.traced[-1] == "SET_MEM_TABLE: mmap failed"
+
+
+class TestLog:
+    @pytest.fixture
+    def talk(self) -> Talk:
+        talk = Talk(FakeDevice(protocol_features=PROTOCOL_OFFER | P.LOG_SHMFD))
+        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER | P.LOG_SHMFD)))
+        talk.device.take_calls()
+        return talk
+
+    def test_log_is_handed_over_and_told_back(self, talk: Talk) -> None:
+        reply = talk.send(R.SET_LOG_BASE, Log(8192, 4096), [60])
+        assert isinstance(reply, Reply)
+        assert reply.payload == Log(8192, 4096)
+        assert talk.device.take_calls() == [("set_log_base", 8192, 4096, 60)]
+        assert talk.bag.drain() == []
+
+    def test_log_that_the_device_refuses_ends_the_connection(self, talk: Talk) -> None:
+        """There is no answer that says no: QEMU takes any for a yes."""
+        talk.device.refused["set_log_base"] = "too short"
+        with pytest.raises(Exception, match="SET_LOG_BASE: too short"):
+            talk.send(R.SET_LOG_BASE, Log(8192, 4096), [60])
+
+    def test_log_fd_is_left_to_be_closed(self, talk: Talk) -> None:
+        assert talk.tell(R.SET_LOG_FD, Empty(), [61])
+        assert talk.device.take_calls() == []
+        assert talk.bag.drain() == [61]

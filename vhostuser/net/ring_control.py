@@ -1,0 +1,198 @@
+"""The rings of one device: stores what is said about each, and runs those that are ready.
+
+The half of `device.NetDevice` that names rings. Every request stores one item and then `_settle`s the ring it
+names. What runs in C is always derived from what was said, so any order of messages comes out the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringCounters
+from vhostuser.errors import GuestError, RequestError
+from vhostuser.net.idle_reasons import idle_reasons
+from vhostuser.net.notify_fd import NotifyFd
+from vhostuser.net.pair_ports import PairPorts
+from vhostuser.net.port_link import PortLink
+from vhostuser.net.ring_items import RingItems, fd_of
+from vhostuser.session.states import RingState
+from vhostuser.wire.constants import VRING_F_LOG
+from vhostuser.wire.features import VirtioFeature
+from vhostuser.wire.payloads import VringAddr
+
+
+class RingControl(ABC):
+    """Implements the requests of `session.device.Device` that name a ring."""
+
+    def __init__(
+        self,
+        packet: PacketDevice,
+        link: PortLink,
+        pair_ports: PairPorts,
+        log: logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self._packet = packet
+        self._link = link
+        self._pair_ports = pair_ports
+        self._log = log
+        self._rings: dict[int, RingItems] = {}
+
+    @property
+    @abstractmethod
+    def features(self) -> VirtioFeature:
+        """What the guest acknowledged."""
+
+    @abstractmethod
+    def _missing(self) -> list[str]:
+        """What every ring waits for, by the names of the requests that would bring it."""
+
+    # What is said about one ring
+
+    def set_vring_num(self, index: int, num: int) -> None:
+        ring = self._ring(index)
+        ring.size = num
+        ring.is_begun = True
+        self._settle(index)
+
+    def set_vring_addr(self, addr: VringAddr) -> None:
+        ring = self._ring(addr.index)
+        ring.addr = addr
+        ring.is_begun = True
+        if ring.runs:
+            is_logged = bool(addr.flags & VRING_F_LOG)
+            self._packet.pair(addr.index // 2).set_log(addr.index % 2, is_logged, addr.log)
+        self._settle(addr.index)
+
+    def set_vring_base(self, index: int, base: int) -> None:
+        self._ring(index).base = base
+
+    def get_vring_base(self, index: int) -> int:
+        ring = self._ring(index)
+        ring.close_kick_and_call()
+        return ring.base
+
+    def set_vring_kick(self, index: int, fd: int | None) -> None:
+        ring = self._ring(index)
+        old, ring.kick = ring.kick, _notify(fd)
+        try:
+            if ring.runs:
+                drained = ring.kick is not None and ring.kick.is_drained
+                self._packet.pair(index // 2).set_kick(index % 2, fd_of(ring.kick), drained)
+        except GuestError as error:
+            raise RequestError(f"the kernel does not watch this fd, so the ring is broken: {error}") from None
+        finally:
+            _close(old)
+
+    def set_vring_call(self, index: int, fd: int | None) -> None:
+        ring = self._ring(index)
+        old, ring.call = ring.call, _notify(fd)
+        if ring.runs:
+            self._packet.pair(index // 2).set_call(index % 2, fd_of(ring.call))
+        _close(old)
+
+    def set_vring_err(self, index: int, fd: int | None) -> None:
+        ring = self._ring(index)
+        old, ring.err = ring.err, _notify(fd)
+        if ring.runs:
+            self._packet.pair(index // 2).set_err(index % 2, fd_of(ring.err))
+        _close(old)
+
+    def reset_device(self) -> None:
+        for ring in self._rings.values():
+            ring.close()
+        self._rings.clear()
+
+    def set_vring_states(self, states: Mapping[int, RingState]) -> None:
+        for index, state in states.items():
+            ring = self._ring(index)
+            if ring.state.is_started and not state.is_started:
+                ring.is_begun = False
+                ring.refusal = ""
+            ring.state = state
+        self._settle(*states)
+
+    def counters(self) -> dict[int, VringCounters]:
+        """By ring index, for every ring that ever ran."""
+        return {
+            2 * n + ring: pair.counters(ring) for n, pair in self._packet.pairs.items() for ring in range(2)
+        }
+
+    def idle_reasons(self) -> dict[int, str]:
+        """Why rings that were started or partly set up do nothing, in words; empty when all is well."""
+        return idle_reasons(
+            self._rings, self._missing(), lambda index: self._packet.pair(index // 2).counters(index % 2)
+        )
+
+    # How it comes to run
+
+    def _ring(self, index: int) -> RingItems:
+        return self._rings.setdefault(index, RingItems())
+
+    def _is_ready(self, ring: RingItems) -> bool:
+        return ring.is_complete and not self._missing()
+
+    def _settle(self, *indices: int) -> None:
+        """Brings port and rings to where the items now say."""
+        for index in indices:
+            if self._rings[index].runs and not self._is_ready(self._rings[index]):
+                self._stop(index)
+        self._follow_port()
+        for index in indices:
+            self._settle_ring(index)
+
+    def _settle_all(self) -> None:
+        self._follow_port()
+        for index in list(self._rings):
+            self._settle_ring(index)
+
+    def _follow_port(self) -> None:
+        """Tells the port whether the device runs and which of its queues are used."""
+        ready = [index for index, ring in self._rings.items() if self._is_ready(ring)]
+        if not ready:
+            self._link.want_stopped()
+            return
+        used = {index // 2 for index in ready if self._rings[index].state.is_enabled}
+        self._link.want_started(self.features, frozenset(map(self._pair_ports.queue_of, used)))
+        self._pair_ports.share(used)
+
+    def _settle_ring(self, index: int) -> None:
+        ring = self._rings[index]
+        if not self._is_ready(ring) or not self._link.is_started:
+            return
+        pair = self._packet.pair(index // 2)
+        pair.set_enabled(index % 2, self._enabled(index, ring))
+        if ring.runs:
+            return
+        try:
+            pair.start(index % 2, ring.setup())
+            ring.runs = True
+            ring.counters_at_start = pair.counters(index % 2)
+        except GuestError as error:
+            ring.refusal = str(error)
+            self._log.error("ring %d does not start: %s", index, error)
+
+    def _enabled(self, index: int, ring: RingItems) -> RingEnabled:
+        if not ring.state.is_enabled:
+            return RingEnabled.DISABLED
+        return (
+            RingEnabled.ENABLED
+            if self._link.is_ready(self._pair_ports.queue_of(index // 2))
+            else RingEnabled.HELD
+        )
+
+    def _stop(self, index: int) -> None:
+        ring = self._rings[index]
+        ring.runs = False
+        ring.base = self._packet.pair(index // 2).stop(index % 2)
+        self._log.info("ring %d stopped at %d", index, ring.base)
+
+
+def _notify(fd: int | None) -> NotifyFd | None:
+    return None if fd is None else NotifyFd(fd)
+
+
+def _close(notify: NotifyFd | None) -> None:
+    if notify is not None:
+        notify.close()

@@ -1,0 +1,29 @@
+"""Requests on guest memory and on its dirty log."""
+
+from __future__ import annotations
+
+from vhostuser.errors import RequestError
+from vhostuser.session.conversation import Conversation, Deferred
+from vhostuser.wire.messages import U64, Empty, FdBag, Log, MemTable, Payload
+
+
+class MemoryRequests:
+    """One method per request; the table of requests names them."""
+
+    def __init__(self, said: Conversation) -> None:
+        self._said = said
+
+    def set_mem_table(self, payload: MemTable, fds: FdBag) -> Deferred | None:
+        pending = self._said.device.set_mem_table(payload.regions, fds.take_all())
+        return Deferred(pending, lambda result: None) if pending is not None else None
+
+    def set_log_base(self, payload: Log | U64, fds: FdBag) -> Payload | Deferred:
+        """Answered with what came: the one form that every front-end takes, rust-vmm's no other."""
+        if isinstance(payload, U64) or len(fds) != 1:
+            raise RequestError("a log without fd and size cannot be mapped by another process")
+        pending = self._said.device.set_log_base(payload.size, payload.offset, fds.take())
+        return Deferred(pending, lambda result: payload) if pending is not None else payload
+
+    def set_log_fd(self, payload: Empty | U64, fds: FdBag) -> None:
+        """An eventfd that nobody waits for: no front-end of today sends it, and QEMU looks into the log
+        itself. It stays in the bag and is closed."""
