@@ -269,7 +269,10 @@ class Guest(Program):
     def _send(self, text: str) -> None:
         assert self._shell is not None, "boot() was not called"
         self._shell.settimeout(10)
-        self._shell.sendall(text.encode())
+        try:
+            self._shell.sendall(text.encode())
+        except TimeoutError:
+            raise NotSeen(f"the guest does not read its serial port: {text}") from None
 
     def _read_until(self, pattern: re.Pattern[str], timeout: float, command: str) -> re.Match[str]:
         assert self._shell is not None

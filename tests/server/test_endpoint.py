@@ -46,6 +46,19 @@ async def test_listening_endpoint_hands_out_connections_and_removes_its_socket(f
     assert not path.exists()
 
 
+async def test_regression_socket_file_is_there_only_when_front_ends_may_come(folder: Path) -> None:
+    """It was made before anybody listened, and who came in between was refused."""
+    path, got = folder / "a.sock", list[socket.socket]()
+    endpoint = endpoint_for(config(path), got.append, LOG)
+
+    with connect(path):
+        assert got == []
+        endpoint.open()
+        await until(lambda: len(got) == 1)
+    got[0].close()
+    endpoint.close()
+
+
 async def test_socket_gets_the_rights_that_were_asked_for(folder: Path) -> None:
     path = folder / "a.sock"
     wanted = config(path, socket_mode="0640", socket_owner=str(os.geteuid()), socket_group=str(os.getegid()))

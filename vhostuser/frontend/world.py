@@ -121,12 +121,11 @@ class Server:
                 # If this process is killed without a chance to clean up, the server goes too.
                 preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
             )
-        self.path = path
 
     def await_socket(self, timeout: float = 10.0) -> None:
         """Wait until it listens; EnvironmentLacksError or PeerError with its last words if it ends."""
         deadline = Deadline(timeout)
-        while not self.path.exists():
+        while "listening on" not in self.log.read_text(errors="replace"):
             status = self.process.poll()
             if status == _ENVIRONMENT_LACKS:
                 raise EnvironmentLacksError(self.last_words())

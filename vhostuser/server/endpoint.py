@@ -54,7 +54,10 @@ def endpoint_for(
 
 
 class ListeningEndpoint:
-    """Accepts from a listening socket, which it owns; removes the socket file at the end if it made it."""
+    """Accepts from a listening socket, which it owns; removes the socket file at the end if it made it.
+
+    Who connects before `open` waits in the backlog.
+    """
 
     def __init__(
         self,
@@ -72,7 +75,6 @@ class ListeningEndpoint:
         self._retry: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        self._sock.listen(16)
         self._log.info("listening on %s", self._sock.getsockname() or "an inherited socket")
         self._listen()
 
@@ -203,6 +205,8 @@ def _bind(config: DeviceConfig) -> socket.socket:
             os.chmod(path, config.socket_mode)
         if config.socket_owner is not None or config.socket_group is not None:
             os.chown(path, _uid(config.socket_owner), _gid(config.socket_group))
+        # At once: scripts take the file for the sign that a front-end may come.
+        sock.listen(16)
     except BaseException as error:
         sock.close()
         if is_made:
