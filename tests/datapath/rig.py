@@ -22,6 +22,7 @@ from vhostuser.frontend.guest_memory import GuestMemory, Region
 from vhostuser.frontend.net_header import PLAIN, NetHeader, header_size
 from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
 from vhostuser.frontend.virtqueue import Segment, SplitVirtqueue, UsedChain
+from vhostuser.wire.constants import MAX_REGIONS
 from vhostuser.wire.features import VirtioFeature
 from vhostuser.wire.payloads import MemoryRegion
 
@@ -61,7 +62,14 @@ def regions_of(memory: GuestMemory) -> tuple[MemoryRegion, ...]:
 
 
 def mapped(memory: GuestMemory) -> MappedMemory:
-    return MappedMemory(regions_of(memory), [os.dup(fd) for fd in memory.fds()])
+    """In one table as far as one message carries it; the others region by region."""
+    regions, fds = regions_of(memory), [os.dup(fd) for fd in memory.fds()]
+    table = MappedMemory(regions[:MAX_REGIONS], fds[:MAX_REGIONS])
+    for region, fd in zip(regions[MAX_REGIONS:], fds[MAX_REGIONS:], strict=True):
+        larger = table.plus(region, fd)
+        table.close()
+        table = larger
+    return table
 
 
 def start_at(queue: Queue, index: int) -> None:

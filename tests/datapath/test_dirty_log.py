@@ -9,12 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import open_fds
-from tests.datapath.rig import Bench, Guest, Ring, V, frame
+from tests.datapath.rig import Bench, Chain, Guest, Ring, V, frame
 from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.worker import EventKind
 from vhostuser.errors import RequestError
 from vhostuser.frontend.guest_memory import Region
+from vhostuser.frontend.virtqueue import Segment
 
 PAGE = 4096
 MEMORY = 4 << 20
@@ -122,6 +123,30 @@ def test_every_page_that_changed_is_marked_and_no_other(bench: Bench, log: Log, 
     assert rx.counters.packets > 100
     assert writes > 150
     assert log.mapped.outside == 0
+
+
+@pytest.mark.parametrize("features", FORMATS)
+def test_pages_are_marked_in_each_of_many_regions(bench: Bench, log: Log, features: V) -> None:
+    """A page is marked by where it lies for the guest, whichever of 300 mappings it was written through."""
+    apart = [Region((32 + 2 * n) * PAGE, PAGE, (32 + n) * PAGE) for n in range(300)]
+    guest = bench.guest(features | V.LOG_ALL, regions=[Region(0, 32 * PAGE), *apart])
+    guest.device.set_log(log.mapped)
+    rx, tx = guest.pair(PortKind.ECHO, 16)
+    start_logged(rx)
+    start_logged(tx)
+    bench.settle()
+    for number in random.Random(3).sample(range(300), 300):
+        log.take()
+        tx.send(frame(number))
+        at = Segment(apart[number].gpa + 100, 2048)
+        assert rx.queue.add((), (at,), Chain((at,))) is not None
+        rx.publish()
+        tx.publish()
+        bench.settle()
+
+        assert log.take() - ring_pages(rx) - ring_pages(tx) == {32 + 2 * number}
+        assert len(rx.queue.take_used()) == 1
+        tx.take()
 
 
 @pytest.mark.parametrize("features", FORMATS)

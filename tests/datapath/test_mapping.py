@@ -161,3 +161,102 @@ def test_thirty_two_regions_in_any_order() -> None:
 
     memory.close()
     assert not any(map(is_open, fds))
+
+
+# Tables that are made from one another
+
+
+def unfit_fds(fds: list[int]) -> list[int]:
+    return [fd for fd in fds if is_open(fd)]
+
+
+def test_plus_maps_the_new_region_and_no_other() -> None:
+    fds = [memfd(), memfd()]
+    first = MappedMemory([region()], fds[:1])
+    before = mappings_of("memfd:guest")
+
+    second = first.plus(region(gpa=1 << 32), fds[1])
+
+    assert live_regions() == 2
+    after = mappings_of("memfd:guest")
+    assert [line for line in after if line in before] == before
+    first.close()
+    assert live_regions() == 2
+    assert unfit_fds(fds) == fds
+    second.close()
+    assert live_regions() == 0
+    assert unfit_fds(fds) == []
+
+
+def test_minus_gives_back_one_region_with_the_last_table_that_has_it() -> None:
+    fds = [memfd(), memfd(), memfd()]
+    whole = MappedMemory([region(gpa=row << 32) for row in range(3)], fds)
+
+    rest = whole.minus(region(gpa=1 << 32, mmap_offset=512))
+
+    assert rest is not None
+    assert live_regions() == 3
+    whole.close()
+    assert live_regions() == 2
+    assert unfit_fds(fds) == [fds[0], fds[2]]
+    smaller = rest.minus(region())
+    assert smaller is not None
+    rest.close()
+    assert smaller.minus(region(gpa=2 << 32)) is None
+    assert unfit_fds(fds) == [fds[2]]
+    smaller.close()
+
+
+def test_reference_of_a_device_keeps_all_of_its_table() -> None:
+    whole = MappedMemory([region(), region(gpa=1 << 32)], [memfd(), memfd()])
+    handle = whole.handle
+    rest = whole.minus(region())
+    assert rest is not None
+    whole.close()
+    assert live_regions() == 2
+
+    lib.vu_memory_put(handle)
+
+    assert live_regions() == 1
+    rest.close()
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_file_that_cannot_back_one_more_region(name: str) -> None:
+    make, words = UNFIT[name]
+    memory, fd = MappedMemory([region()], [memfd()]), make()
+
+    with pytest.raises(RequestError, match=words):
+        memory.plus(region(gpa=1 << 32), fd)
+
+    assert not is_open(fd)
+    assert live_regions() == 1
+    memory.close()
+
+
+def test_region_that_may_not_be_added_closes_its_fd() -> None:
+    memory, fd = MappedMemory([region()], [memfd()]), memfd()
+
+    with pytest.raises(RequestError, match="overlaps"):
+        memory.plus(region(), fd)
+
+    assert not is_open(fd)
+    with pytest.raises(RequestError, match="no region has"):
+        memory.minus(region(gpa=1 << 32))
+    memory.close()
+
+
+def test_every_slot_can_be_filled_and_emptied() -> None:
+    memory = MappedMemory([region(size=PAGE)], [memfd()])
+    for row in range(1, 509):
+        larger = memory.plus(region(gpa=row << 32, size=PAGE), memfd())
+        memory.close()
+        memory = larger
+    assert live_regions() == 509
+    for row in range(508):
+        smaller = memory.minus(region(gpa=row << 32, size=PAGE))
+        assert smaller is not None
+        memory.close()
+        memory = smaller
+    assert live_regions() == 1
+    memory.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import live_regions
-from tests.datapath.rig import MODERN, RX, Bench, Guest, Ring, V, frame, mapped, regions_of
+from tests.datapath.rig import MODERN, RX, Bench, Chain, Guest, Ring, V, frame, mapped, regions_of, start_at
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
@@ -19,7 +19,7 @@ from vhostuser.datapath.worker import EventKind
 from vhostuser.errors import GuestError
 from vhostuser.frontend.guest_memory import Region
 from vhostuser.frontend.net_header import PLAIN, NetHeader
-from vhostuser.frontend.virtqueue import RingPlace, SplitVirtqueue
+from vhostuser.frontend.virtqueue import RingPlace, Segment, SplitVirtqueue
 
 MIB = 1 << 20
 
@@ -286,3 +286,88 @@ def test_features_decide_the_header_before_the_start(bench: Bench) -> None:
         rx.stop()
         tx.stop()
     assert rx.which == RX
+
+
+# Regions that come and go one by one
+
+
+def test_buffers_in_each_of_509_regions(bench: Bench) -> None:
+    """Found whatever the order in which they came, and to the last byte; what lies between them is not."""
+    guest = bench.guest(
+        regions=[Region(0, 4 * MIB, file="rings"), *(Region(n << 32, 4096, n * 8192) for n in range(1, 509))]
+    )
+    rows, fds = regions_of(guest.memory), guest.memory.fds()
+    rx, tx = guest.pair(PortKind.ECHO, 1024)
+    table = MappedMemory([rows[0]], [os.dup(fds[0])])
+    for row in random.Random(5).sample(range(1, 509), 508):
+        larger = table.plus(rows[row], os.dup(fds[row]))
+        table.close()
+        table = larger
+    guest.swap(table)
+    rx.start()
+    tx.start()
+    for number in random.Random(6).sample(range(1, 509), 508):
+        start = (number << 32) + 4096 - 72
+        guest.memory.write(start, bytes(12) + frame(number))
+        assert tx.queue.add([Segment(start, 72)], (), Chain((Segment(0, 0),))) is not None
+        rx.add_writable([72])
+        rx.publish()
+        tx.publish()
+        bench.settle()
+        assert [content for _, content in rx.receive()] == [frame(number)]
+        tx.queue.take_used()
+
+    for start in ((7 << 32) + 4096, (7 << 32) - 1, 509 << 32):
+        base = tx.stop()
+        tx.start(base=base)
+        bench.settle()
+        tx.queue.write_descriptor(0, start, 60, 0, 0)
+        tx.queue.offer_raw(0)
+        tx.kick()
+        bench.settle()
+        event = bench.reported(EventKind.RING_BROKEN)[-1]
+        assert ERROR_NAMES[event.error] == "address"
+        assert event.values[1] == start
+        start_at(tx.queue, base)
+
+
+def test_region_is_added_and_removed_while_frames_go_round(bench: Bench) -> None:
+    guest = bench.guest(regions=[Region(0, 4 * MIB, file="rings"), Region(1 << 32, 4 * MIB, file="more")])
+    rows, fds = regions_of(guest.memory), guest.memory.fds()
+    guest.swap(MappedMemory(rows[:1], [os.dup(fds[0])]))
+    rx, tx = echo(guest)
+    for number in range(20):
+        small = guest._tables[-1]
+        guest.device.set_memory(large := small.plus(rows[1], os.dup(fds[1])))
+        at = (1 << 32) + 4096 * number
+        guest.memory.write(at, bytes(12) + frame(number))
+        assert tx.queue.add([Segment(at, 72)], (), Chain((Segment(at, 72),))) is not None
+        rx.add_writable([2048])
+        rx.publish()
+        tx.publish()
+        bench.settle()
+        assert [content for _, content in rx.receive()] == [frame(number)]
+        assert len(tx.queue.take_used()) == 1
+        rest = large.minus(rows[1])
+        assert rest is not None
+        guest.swap(rest)
+        large.close()
+        assert live_regions() == 1
+        assert goes_round(rx, tx, 100 + number)
+    assert bench.reported(EventKind.RING_BROKEN) == []
+
+
+def test_buffer_in_a_region_that_was_removed_breaks_its_ring(bench: Bench) -> None:
+    guest = bench.guest(regions=[Region(0, 4 * MIB, file="rings"), Region(1 << 32, MIB, file="more")])
+    _, tx = echo(guest)
+    whole = guest._tables[-1]
+    rest = whole.minus(regions_of(guest.memory)[1])
+    assert rest is not None
+    guest.swap(rest)
+    tx.queue.write_descriptor(0, 1 << 32, 72, 0, 0)
+    tx.queue.offer_raw(0)
+    tx.kick()
+    bench.settle()
+
+    (event,) = bench.reported(EventKind.RING_BROKEN)
+    assert (ERROR_NAMES[event.error], event.values[1:3]) == ("address", (1 << 32, 72))

@@ -104,7 +104,7 @@ def test_buffers_that_are_gone_cost_their_device_only(
         driver.kick(1)
         driver.frontend.wait_closed()
 
-    assert_one_line(caplog, "memory region 1", "truncated its file")
+    assert_one_line(caplog, "0x100000 bytes at guest address 0x100000000", "truncated its file")
 
 
 def test_truncated_again_and_again_leaves_nothing(site: Site) -> None:

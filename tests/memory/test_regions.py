@@ -98,6 +98,63 @@ class TestTable:
         assert table.translate_guest(GuestAddr(0x100338010), 16) == (Piece(0, 0x10, 16),)
 
 
+class TestSlots:
+    def test_plus_is_another_table_with_one_more(self) -> None:
+        table = RegionTable([LOW])
+        larger = table.plus(HIGH)
+
+        assert (table.regions, larger.regions) == ((LOW,), (LOW, HIGH))
+        assert larger.translate_user(UserAddr(HIGH.uva), 1) == Piece(1, 0, 1)
+        assert larger.translate_guest(GuestAddr(HIGH.gpa), 1) == (Piece(1, 0, 1),)
+
+    def test_there_are_509_and_no_more(self) -> None:
+        table = RegionTable([region()])
+        for number in range(1, 509):
+            table = table.plus(region(number * 0x10000, uva=number * 0x10000))
+        assert len(table.regions) == 509
+        with pytest.raises(RequestError, match="there are 509 regions, no more fit"):
+            table.plus(region(509 * 0x10000, uva=509 * 0x10000))
+
+    @pytest.mark.parametrize(
+        ("more", "words"),
+        [
+            (LOW, "region 0 .* overlaps region 1"),
+            (region(LOW.size - 1, uva=0x1000), "guest 0x0 to 0xc0000000.* overlaps region 1"),
+            (region(0x200000000, uva=LOW.uva + 1), "user .* overlaps region 1"),
+            (region(0x200000000, size=0), "region 1 at guest address 0x200000000 is empty"),
+            (region(TOP - 1), "region 1: .* do not fit"),
+            (region(LOW.size, MAX_TABLE_BYTES, 0x1000), "bytes together, at most"),
+        ],
+        ids=["the same again", "guest overlap", "user overlap", "empty", "wraps", "too much in all"],
+    )
+    def test_what_no_table_may_have_is_not_added(self, more: MemoryRegion, words: str) -> None:
+        with pytest.raises(RequestError, match=words):
+            RegionTable([LOW]).plus(more)
+
+    def test_minus_knows_a_region_by_its_addresses_and_size(self) -> None:
+        table = RegionTable([LOW, HIGH])
+        elsewhere = region(LOW.gpa, LOW.size, LOW.uva, mmap_offset=0x1234)
+
+        smaller = table.minus(elsewhere)
+
+        assert smaller is not None
+        assert smaller.regions == (HIGH,)
+        assert smaller.minus(HIGH) is None
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            region(LOW.gpa, LOW.size, LOW.uva + 0x1000),
+            region(LOW.gpa, LOW.size - 0x1000, LOW.uva),
+            region(LOW.gpa + 0x1000, LOW.size, LOW.uva),
+        ],
+        ids=["user address", "size", "guest address"],
+    )
+    def test_minus_of_what_is_not_there_is_refused(self, other: MemoryRegion) -> None:
+        with pytest.raises(RequestError, match=f"no region has {other.size:#x} bytes at guest address"):
+            RegionTable([LOW, HIGH]).minus(other)
+
+
 class TestUserAddresses:
     table = RegionTable([HIGH, LOW])
 

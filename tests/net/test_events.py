@@ -41,10 +41,10 @@ def test_broken_ring_says_why_with_its_values(error: int) -> None:
 
 
 def test_fault_names_the_region_and_the_cause() -> None:
-    level, text = describe(event(EventKind.DEVICE_FAULTED, -14, values=(0, 2, 0, 0)))
+    level, text = describe(event(EventKind.DEVICE_FAULTED, -14, values=(0, 1 << 32, 4096, 0)))
 
     assert level == logging.ERROR
-    assert "region 2" in text
+    assert "region of 0x1000 bytes at guest address 0x100000000" in text
     assert "truncated" in text
 
 

@@ -39,7 +39,8 @@ _EXPLANATIONS: Final[dict[str, str]] = {
     "pieces": "chain {0} falls into more than {1} pieces",
     "ring address": "ring part {2} at user address {0:#x} of {1} bytes is not wholly in one memory region",
     "ring alignment": "ring part {2} at user address {0:#x} is not aligned to {1} bytes in the mapped file",
-    "memory fault": "memory region {1} is gone: the front-end truncated its file under us",
+    "memory fault": "memory region of {2:#x} bytes at guest address {1:#x} is gone: the front-end truncated "
+    "its file under us",
     "system": "the kernel refused: errno {0}",
     "base": "a packed ring of {2} entries cannot go on from slot {0} with lap bit {1} (base {3:#x}): "
     "that slot is beyond the ring, or used already",

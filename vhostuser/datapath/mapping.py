@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vhostuser.datapath._datapath import ffi, lib
 from vhostuser.datapath.reaper import reaper
@@ -18,40 +18,52 @@ if TYPE_CHECKING:
 
 
 class MappedMemory:
-    """A memory table that is mapped. Owns the fds and one reference to the mapping until `close`.
+    """A memory table that is mapped. Owns one reference to C's until `close`.
 
-    Raises RequestError when a file is too small, cannot be mapped, or the table contradicts itself; the fds
-    are closed then.
+    Tables that are made from one another share what they have in common: a region is mapped once, and given
+    back with the last table that has it. The fds are taken, also with RequestError, and closed with the
+    mapping; RequestError when a file is too small, cannot be mapped, or the table contradicts itself.
     """
 
     def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
-        self._fds = list(fds)
         self._memory: _Memory = ffi.NULL
         try:
             self.table = RegionTable(regions)
-            self._memory = self._map()
-        except BaseException:
-            self.close()
-            raise
+            self._memory = _map_all(self.table.regions, fds)
+        finally:
+            if self._memory == ffi.NULL:
+                reaper.close(fds)
 
-    def _map(self) -> _Memory:
-        setups = ffi.new("struct vu_region_setup[]", max(len(self._fds), 1))
-        for region, fd, setup in zip(self.table.regions, self._fds, setups, strict=False):
-            page_size = max(os.fstatvfs(fd).f_bsize, mmap.PAGESIZE)  # hugetlbfs: its huge page
-            check_file(region, os.fstat(fd).st_size, page_size)
-            plan = map_plan(region, page_size)
-            setup.gpa, setup.size, setup.uva = region.gpa, region.size, region.uva
-            setup.map_offset, setup.map_length, setup.map_delta = plan
-            setup.fd = fd
-        failed_region, failed_errno = ffi.new("uint32_t *"), ffi.new("int *")
-        memory: _Memory = lib.vu_memory_map(setups, len(self._fds), failed_region, failed_errno)
+    @classmethod
+    def _made(cls, table: RegionTable, memory: _Memory) -> MappedMemory:
+        made = cls.__new__(cls)
+        made.table, made._memory = table, memory
+        return made
+
+    def plus(self, region: MemoryRegion, fd: int) -> MappedMemory:
+        """A table with one more region; takes ``fd`` as the constructor does. Nothing else is mapped anew."""
+        memory = ffi.NULL
+        try:
+            table = self.table.plus(region)
+            setup, failed_errno = ffi.new("struct vu_region_setup *"), ffi.new("int *")
+            _describe(setup, region, fd)
+            memory = lib.vu_memory_plus(self._memory, setup, failed_errno)
+            if memory == ffi.NULL:
+                raise _cannot_be_mapped(len(self.table.regions), region, failed_errno[0])
+            return self._made(table, memory)
+        finally:
+            if memory == ffi.NULL:
+                reaper.close([fd])
+
+    def minus(self, region: MemoryRegion) -> MappedMemory | None:
+        """A table without this region, None if that leaves nothing. RequestError if it is not in this one."""
+        table = self.table.minus(region)
+        if table is None:
+            return None
+        memory = lib.vu_memory_minus(self._memory, region.gpa)
         if memory == ffi.NULL:
-            region = self.table.regions[failed_region[0]]
-            raise RequestError(
-                f"region {failed_region[0]} (guest address {region.gpa:#x}, {region.size} bytes) cannot be "
-                f"mapped read-write: {os.strerror(failed_errno[0])}"
-            )
-        return memory
+            raise MemoryError
+        return self._made(table, memory)
 
     @property
     def handle(self) -> _Memory:
@@ -60,21 +72,39 @@ class MappedMemory:
         return self._memory
 
     def close(self) -> None:
-        """Drops the reference and closes the fds; where that takes long, later (`reaper`)."""
-        memory, fds = self._memory, self._fds
-        self._memory, self._fds = ffi.NULL, []
-
-        def give_back() -> None:
-            # The mapping first: it is what keeps an fd's file alive, and C looks at the fds until then.
-            if memory != ffi.NULL:
-                lib.vu_memory_put(memory)
-            for fd in fds:
-                os.close(fd)
-
-        if fds or memory != ffi.NULL:
-            reaper.submit(give_back)
+        """Drops the reference; what no other table has is unmapped and closed, in its own time (`reaper`)."""
+        memory, self._memory = self._memory, ffi.NULL
+        if memory != ffi.NULL:
+            reaper.submit(lambda: lib.vu_memory_put(memory))
 
 
 def live_regions() -> int:
     """Regions mapped by this process now; 0 after the last front-end has gone."""
     return lib.vu_memory_live_regions()
+
+
+def _map_all(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> _Memory:
+    setups = ffi.new("struct vu_region_setup[]", len(regions))
+    for region, fd, setup in zip(regions, fds, setups, strict=True):
+        _describe(setup, region, fd)
+    failed_region, failed_errno = ffi.new("uint32_t *"), ffi.new("int *")
+    memory: _Memory = lib.vu_memory_map(setups, len(regions), failed_region, failed_errno)
+    if memory == ffi.NULL:
+        raise _cannot_be_mapped(failed_region[0], regions[failed_region[0]], failed_errno[0])
+    return memory
+
+
+def _describe(setup: Any, region: MemoryRegion, fd: int) -> None:
+    """Fills C's description in, when the file holds the region."""
+    page_size = max(os.fstatvfs(fd).f_bsize, mmap.PAGESIZE)  # hugetlbfs: its huge page
+    check_file(region, os.fstat(fd).st_size, page_size)
+    setup.gpa, setup.size, setup.uva = region.gpa, region.size, region.uva
+    setup.map_offset, setup.map_length, setup.map_delta = map_plan(region, page_size)
+    setup.fd = fd
+
+
+def _cannot_be_mapped(number: int, region: MemoryRegion, error: int) -> RequestError:
+    return RequestError(
+        f"region {number} (guest address {region.gpa:#x}, {region.size} bytes) cannot be mapped read-write: "
+        f"{os.strerror(error)}"
+    )

@@ -10,10 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple, NewType
+from typing import Final, NamedTuple, NewType, Self
 
 from vhostuser.errors import RequestError
-from vhostuser.wire.constants import MAX_REGIONS
+from vhostuser.wire.constants import MAX_MEM_SLOTS, MAX_REGIONS
 from vhostuser.wire.payloads import MemoryRegion
 
 GuestAddr = NewType("GuestAddr", int)
@@ -60,12 +60,42 @@ class RegionTable:
             raise RequestError(f"{len(regions)} regions, expected 1 to {MAX_REGIONS}")
         for number, region in enumerate(regions):
             _check_region(number, region)
+        self._arrange(regions)
+
+    def plus(self, region: MemoryRegion) -> Self:
+        """A table with one more, the last one. Raises RequestError as making a whole one does."""
+        if len(self.regions) >= MAX_MEM_SLOTS:
+            raise RequestError(f"there are {len(self.regions)} regions, no more fit: that is all the slots")
+        _check_region(len(self.regions), region)
+        larger = self.__new__(type(self))
+        larger._arrange((*self.regions, region))
+        return larger
+
+    def minus(self, region: MemoryRegion) -> Self | None:
+        """A table without the one at these guest and user addresses and of this size; None: it was the last.
+
+        Where in its file it begins does not matter: QEMU does not say so here. RequestError if none is it.
+        """
+        key = _identity(region)
+        rest = [kept for kept in self.regions if _identity(kept) != key]
+        if len(rest) == len(self.regions):
+            raise RequestError(
+                f"no region has {region.size:#x} bytes at guest address {region.gpa:#x} and user address "
+                f"{region.uva:#x}"
+            )
+        if not rest:
+            return None
+        smaller = self.__new__(type(self))
+        smaller._arrange(rest)
+        return smaller
+
+    def _arrange(self, regions: Sequence[MemoryRegion]) -> None:
         total = sum(region.size for region in regions)
         if total > MAX_TABLE_BYTES:
             raise RequestError(
                 f"the regions have {total:#x} bytes together, at most {MAX_TABLE_BYTES:#x} are mapped"
             )
-        self.regions: Final = tuple(regions)
+        self.regions = tuple(regions)
         self._by_guest = _sorted_by(regions, lambda region: region.gpa)
         self._by_user = _sorted_by(regions, lambda region: region.uva)
         self._guest_starts = [regions[number].gpa for number in self._by_guest]
@@ -154,6 +184,11 @@ def _check_region(number: int, region: MemoryRegion) -> None:
         if start + region.size >= end:
             where = f"{region.size:#x} bytes at {what} {start:#x}"
             raise RequestError(f"region {number}: {where} do not fit below {end:#x}")
+
+
+def _identity(region: MemoryRegion) -> tuple[int, int, int]:
+    """What REM_MEM_REG knows a region by."""
+    return region.gpa, region.size, region.uva
 
 
 def _sorted_by(regions: Sequence[MemoryRegion], start: Callable[[MemoryRegion], int]) -> list[int]:

@@ -19,7 +19,10 @@ REPLY_FLAGS = VERSION | FLAG_REPLY
 MAX_PAYLOAD = 4096
 """Largest payload that is read: where rust-vmm caps a whole message. Regular ones are far smaller."""
 MAX_REGIONS = 32
-"""Regions of a memory table: the specification draws 8, rust-vmm's front-end sends up to 32."""
+"""Regions that one SET_MEM_TABLE brings: the specification draws 8, rust-vmm's front-end sends up to 32."""
+MAX_MEM_SLOTS = 509
+"""Regions that a table may have once ADD_MEM_REG has added to it, as with rust-vmm: the answer to
+GET_MAX_MEM_SLOTS, never less than before. QEMU refuses to plug more memory than that."""
 MAX_FDS = 253
 """SCM_MAX_FD: what the kernel lets one message carry. A control buffer of this size never truncates."""
 MAX_FDS_TO_FRONTEND = 8

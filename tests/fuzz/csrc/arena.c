@@ -91,7 +91,7 @@ static struct vu_memory *map_table(struct arena *arena)
 
     memcpy(setups, regions, sizeof(regions));
     for (unsigned i = 0; i < VU_ARRAY_SIZE(regions); i++)
-        setups[i].fd = arena->fd;
+        setups[i].fd = dup(arena->fd);
     memory = vu_memory_map(setups, VU_ARRAY_SIZE(regions), &failed_region, &failed_errno);
     arena_require(memory);
     return memory;

@@ -74,13 +74,18 @@ void vu_device_clear_fault(struct vu_device *device)
 void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where)
 {
     struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = error};
+    const struct vu_region *region = NULL;
 
     if (device->faulted)
         return;
     device->faulted = true;
     event.value[0] = where;
     if (error == VU_ERR_MEMORY_FAULT)
-        event.value[1] = (uint64_t)(where ? vu_memory_owns(device->memory, (const void *)where)
-                                          : vu_memory_shrunk_region(device->memory));
+        region =
+            where ? vu_memory_owner(device->memory, (const void *)where) : vu_memory_shrunk(device->memory);
+    if (region) {
+        event.value[1] = region->gpa;
+        event.value[2] = region->size;
+    }
     vu_event_put(worker, &event);
 }

@@ -67,15 +67,10 @@ void vu_log_mark(struct vu_log *log, uint64_t gpa, uint64_t length)
 
 void vu_log_mark_host(struct vu_log *log, const struct vu_memory *memory, const void *host, uint64_t length)
 {
-    for (uint32_t i = 0; i < memory->count; i++) {
-        const struct vu_region *region = &memory->regions[i];
-        uint64_t offset = (uint64_t)((const uint8_t *)host - region->host);
+    const struct vu_region *region = vu_memory_owner(memory, host);
 
-        if (offset < region->size) {
-            vu_log_mark(log, region->gpa + offset, length);
-            return;
-        }
-    }
+    if (region)
+        vu_log_mark(log, region->gpa + (uint64_t)((const uint8_t *)host - region->host), length);
 }
 
 void vu_log_mark_pieces(struct vu_log *log, const struct vu_memory *memory, const struct iovec *piece,

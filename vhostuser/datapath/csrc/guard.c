@@ -18,7 +18,7 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     bool sent = info->si_code <= 0; /* by kill(): no address comes with it, and no instruction to repeat */
 
     if (guard && !sent &&
-        (vu_memory_owns(guard->memory, info->si_addr) >= 0 || vu_log_owns(guard->log, info->si_addr))) {
+        (vu_memory_owner(guard->memory, info->si_addr) || vu_log_owns(guard->log, info->si_addr))) {
         vu_guard_current = NULL;
         guard->address = (uintptr_t)info->si_addr;
         siglongjmp(guard->unwind, 1);

@@ -20,7 +20,7 @@ enum vu_event_kind {
                                     error 1: packed, slot and lap's bit in place of the indices, no [3] */
     VU_EVENT_RING_BROKEN = 2,    /* error; value[0..3] head or index, address, length, flags */
     VU_EVENT_DEVICE_FAULTED = 3, /* MEMORY_FAULT: value[0] host address (0: a system call said so), [1]
-                                    region; NOTIFY: value[0] ring */
+                                    guest address of the region, [2] its size; NOTIFY: value[0] ring */
     VU_EVENT_PORT_GONE = 4,      /* error is -errno */
     VU_EVENT_OVERFLOW = 5        /* events were lost: look at every ring */
 };
