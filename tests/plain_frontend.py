@@ -20,8 +20,10 @@ GET_FEATURES, SET_FEATURES, SET_PROTOCOL_FEATURES = 1, 2, 16
 BIT_30 = 1 << 30
 VERSION_1 = 1 << 32
 REPLY_ACK = 1 << 3
-SERVED_PROTOCOL = 1 << 0 | 1 << 1 | 1 << 2 | REPLY_ACK | 1 << 4 | 1 << 5 | 1 << 13 | 1 << 16
-"""MQ, RARP, REPLY_ACK, MTU, BACKEND_REQ, RESET_DEVICE: what this version offers without a config space."""
+SERVED_PROTOCOL = 1 << 0 | 1 << 1 | 1 << 2 | REPLY_ACK | 1 << 4 | 1 << 5 | 1 << 13 | 1 << 15 | 1 << 16
+"""MQ, LOG_SHMFD, RARP, REPLY_ACK, MTU, BACKEND_REQ, RESET_DEVICE, CONFIGURE_MEM_SLOTS, STATUS: what this
+version offers without a config space, but for what changes the meaning of addresses."""
+GPA_ADDRESSES = 1 << 21
 
 
 def u64(value: int) -> bytes:
@@ -40,6 +42,11 @@ def table(*regions: tuple[int, int, int, int], count: int | None = None) -> byte
     """Regions as gpa, size, uva, offset; ``count`` is what the table says of their number."""
     said = len(regions) if count is None else count
     return struct.pack("=II", said, 0) + b"".join(struct.pack("=QQQQ", *region) for region in regions)
+
+
+def single(gpa: int, size: int, uva: int, offset: int = 0) -> bytes:
+    """The one region of ADD_MEM_REG and REM_MEM_REG."""
+    return struct.pack("=QQQQQ", 0, gpa, size, uva, offset)
 
 
 class PlainFrontend:

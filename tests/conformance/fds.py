@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from tests.conformance.messages import Row
 from tests.plain_frontend import close_all
 
-SET_MEM_TABLE, SET_LOG_BASE, SET_BACKEND_REQ_FD = 5, 6, 21
+SET_MEM_TABLE, SET_LOG_BASE, SET_BACKEND_REQ_FD, ADD_MEM_REG = 5, 6, 21, 37
 
 
 def memfd(size: int = 4096) -> int:
@@ -30,7 +30,7 @@ def for_row(row: Row, count: int | None = None) -> Iterator[list[int]]:
 
 
 def _one(row: Row) -> int:
-    if row.number in (SET_MEM_TABLE, SET_LOG_BASE):
+    if row.number in (SET_MEM_TABLE, SET_LOG_BASE, ADD_MEM_REG):
         return memfd()
     if row.number == SET_BACKEND_REQ_FD:
         ours, theirs = socket.socketpair()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tests.plain_frontend import VERSION_1, address, state, table, u64
+from tests.plain_frontend import VERSION_1, address, single, state, table, u64
 
 
 class Answer(Enum):
@@ -33,6 +33,7 @@ class Row:
 
 
 _PAGE = 4096
+_GIB4 = 1 << 32
 
 ROWS = (
     Row(1, "GET_FEATURES", Answer.OWN, b"", served=True),
@@ -70,9 +71,9 @@ ROWS = (
     Row(33, "GPU_SET_SOCKET", Answer.ACK, b"", fds=1),
     Row(34, "RESET_DEVICE", Answer.ACK, b"", served=True),
     Row(35, "VRING_KICK", Answer.ACK, state(0, 0)),
-    Row(36, "GET_MAX_MEM_SLOTS", Answer.OWN, b""),
-    Row(37, "ADD_MEM_REG", Answer.ACK, bytes(40), fds=1),
-    Row(38, "REM_MEM_REG", Answer.ACK, bytes(40)),
+    Row(36, "GET_MAX_MEM_SLOTS", Answer.OWN, b"", served=True),
+    Row(37, "ADD_MEM_REG", Answer.ACK, single(_GIB4, _PAGE, 0x200000), fds=1, served=True),
+    Row(38, "REM_MEM_REG", Answer.ACK, single(_GIB4, _PAGE, 0x200000), served=True),
     Row(39, "SET_STATUS", Answer.ACK, u64(1), served=True),
     Row(40, "GET_STATUS", Answer.OWN, b"", served=True),
     Row(41, "GET_SHARED_OBJECT", Answer.OWN, bytes(16)),

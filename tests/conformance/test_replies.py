@@ -6,7 +6,16 @@ import pytest
 
 from tests.conformance import fds
 from tests.conformance.messages import NOT_SERVED, SERVED, Answer, Row, of
-from tests.plain_frontend import REPLY_ACK, SET_PROTOCOL_FEATURES, VERSION, PlainFrontend, state, table, u64
+from tests.plain_frontend import (
+    REPLY_ACK,
+    SET_PROTOCOL_FEATURES,
+    VERSION,
+    PlainFrontend,
+    single,
+    state,
+    table,
+    u64,
+)
 from tests.site import Site, echo, make_site
 
 
@@ -30,6 +39,10 @@ def test_request_with_an_own_reply_gets_that_one_and_no_ack_on_top(
 
 @by_name(SERVED, Answer.ACK)
 def test_request_that_asks_for_an_ack_gets_one(talk: PlainFrontend, row: Row) -> None:
+    if row.name == "REM_MEM_REG":
+        added = of(37)
+        with fds.for_row(added) as mine:
+            assert talk.number(added.number, added.body, mine) == 0
     with fds.for_row(row) as mine:
         assert talk.number(row.number, row.body, mine) == 0
     talk.assert_no_reply()
@@ -66,6 +79,7 @@ REFUSED = [
     (18, state(0, 2)),
     (19, b"\x01\0\0\0\0\1\0\0"),
     (20, u64(67)),
+    (38, single(0, 4096, 0)),
 ]
 
 

@@ -31,6 +31,7 @@ from vhostuser.wire.messages import (
     Message,
     Payload,
     Reply,
+    SingleRegion,
     VringAddr,
     VringFd,
     VringState,
@@ -60,11 +61,19 @@ class MappedTable:
     """A memory table as the back-end has it mapped: what `LockstepDevice` needs of guest memory."""
 
     def __init__(self, table: MemTable, fds: list[int]) -> None:
-        self._rows = []
+        self._rows: list[tuple[MemoryRegion, mmap.mmap]] = []
         for region, fd in zip(table.regions, fds, strict=True):
-            length = region.mmap_offset + region.size
-            self._rows.append((region, mmap.mmap(fd, length)))
-            os.close(fd)
+            self.add(region, fd)
+
+    def add(self, region: MemoryRegion, fd: int) -> None:
+        length = region.mmap_offset + region.size
+        self._rows.append((region, mmap.mmap(fd, length)))
+        os.close(fd)
+
+    def remove(self, region: MemoryRegion) -> None:
+        row = next(row for row in self._rows if row[0] == region)
+        self._rows.remove(row)
+        row[1].close()
 
     def close(self) -> None:
         rows, self._rows = self._rows, []
@@ -143,6 +152,7 @@ class BackendDouble:
     features: VirtioFeature = FEATURES
     protocol_features: ProtocolFeature = PROTOCOL_FEATURES
     queue_num: int = 128
+    slots: int = 509
     config: bytes = bytes(12)
     refuses: frozenset[Request] = frozenset()
     polls: bool = False
@@ -279,6 +289,17 @@ class BackendDouble:
                 return Config(offset, size, 0, self.config[offset : offset + size].ljust(size, b"\0"))
             case Request.SET_MEM_TABLE, MemTable():
                 self._replace_table(MappedTable(payload, fds))
+                return None
+            case Request.GET_MAX_MEM_SLOTS, _:
+                return U64(self.slots)
+            case Request.ADD_MEM_REG, SingleRegion(region):
+                if self.table is None:
+                    self.table = MappedTable(MemTable(()), [])
+                self.table.add(region, fds[0])
+                return None
+            case Request.REM_MEM_REG, SingleRegion(region):
+                assert self.table is not None
+                self.table.remove(region)
                 return None
             case Request.GET_VRING_BASE, VringState(index, _):
                 return VringState(index, self._stop(index))

@@ -164,3 +164,7 @@ def test_memory_table_describes_every_region() -> None:
             MemoryRegion(gpa=0, size=4096, uva=0x5000, mmap_offset=0),
             MemoryRegion(gpa=1 << 32, size=8192, uva=0x9000, mmap_offset=4096),
         )
+        assert [region.uva for region in calls.memory_table(memory, guest_addresses=True).regions] == [
+            0,
+            1 << 32,
+        ]

@@ -22,7 +22,7 @@ from vhostuser.frontend.timeouts import Deadline
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
-from vhostuser.wire.messages import U64, MemTable, VringState
+from vhostuser.wire.messages import U64, MemTable, VringAddr, VringState
 
 PACKED = DEFAULT_FEATURES | V.RING_PACKED
 FRAME = bytes(6) + bytes(6) + b"\x88\xb5" + b"payload" * 7
@@ -329,3 +329,36 @@ def test_wait_for_call_reads_the_eventfd_or_runs_out_of_time(backend: BackendDou
         os.eventfd_write(call, 3)
         assert nic.wait_for_call([1], Deadline(5))
         assert not nic.wait_for_call([1], Deadline(0))
+
+
+@pytest.mark.parametrize("make", [VirtioNetDriver, Flood])
+@pytest.mark.parametrize("order", [Order.QEMU, Order.CLOUD_HYPERVISOR])
+def test_memory_goes_in_slots_and_rings_at_guest_addresses(
+    backend: BackendDouble, order: Order, make: type[VirtioNetDriver] | type[Flood]
+) -> None:
+    offer = backend.protocol_features | P.CONFIGURE_MEM_SLOTS | P.GPA_ADDRESSES
+    backend.protocol_features = offer
+    with make.connect(backend.path, order=order, protocol_features=offer) as nic:
+        if isinstance(nic, VirtioNetDriver):
+            echo(nic, 5)
+        else:
+            assert nic.run(Load(packets=50, window=8, stamp=True, sleep=True)).received == 50
+        guest = [(region.gpa, region.end) for region in nic.memory.regions]
+    addresses = [payload for _, payload, _ in backend.requests if isinstance(payload, VringAddr)]
+    assert len(addresses) == 2
+    assert all(any(low <= place.desc < high for low, high in guest) for place in addresses)
+    assert ("ADD_MEM_REG" in backend.named()) == (order is Order.QEMU)
+
+
+def test_back_end_that_was_restarted_is_told_all_regions_again(backend: BackendDouble) -> None:
+    backend.protocol_features |= P.CONFIGURE_MEM_SLOTS
+    with VirtioNetDriver.connect(backend.path) as nic:
+        echo(nic, 3)
+        nic.stop()
+        nic.start()
+        assert backend.named().count("ADD_MEM_REG") == len(nic.memory.regions)
+        backend.hang_up()
+        nic.frontend.wait_closed()
+        nic.resume(Frontend.connect(backend.path))
+        echo(nic, 3)
+        assert backend.named().count("ADD_MEM_REG") == 2 * len(nic.memory.regions)

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from vhostuser.errors import PeerError
-from vhostuser.frontend import orders
+from vhostuser.frontend import calls, orders
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.dialogue import Script
-from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.guest_memory import GuestMemory, Region
 from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
 from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
-from vhostuser.wire.messages import U64, VringAddr, VringState
+from vhostuser.wire.messages import U64, MemoryRegion, MemTable, SingleRegion, VringAddr, VringState
 
 OFFER = V.VERSION_1 | V.PROTOCOL_FEATURES | V.MQ | V.MTU
 ALL_PROTOCOL = P.MQ | P.REPLY_ACK | P.CONFIG | P.STATUS | P.MTU | P.BACKEND_REQ | P.INFLIGHT_SHMFD
@@ -333,3 +333,97 @@ def test_who_asks_for_acknowledgements() -> None:
     assert Request.SET_MEM_TABLE in ACKS[Order.VIRTIO_USER]
     assert Request.SET_VRING_NUM not in ACKS[Order.QEMU]
     assert all(request in ACKS[Order.CLOUD_HYPERVISOR] for request in Request)
+
+
+SLOTS = ALL_PROTOCOL | P.CONFIGURE_MEM_SLOTS
+
+
+def region_calls(answers: Answers) -> list[tuple[str, MemoryRegion, tuple[int, ...]]]:
+    """What was said of single regions since the last time, in order."""
+    said = [
+        (c.request.name, c.payload.region, c.fds)
+        for c in answers.calls
+        if isinstance(c.payload, SingleRegion)
+    ]
+    answers.calls.clear()
+    return said
+
+
+def test_qemu_asks_for_the_slots_once_a_pair_and_never_sends_a_table(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU, pairs=2)
+    answers = Answers(GET_PROTOCOL_FEATURES=SLOTS, GET_MAX_MEM_SLOTS=509)
+    names = answers.run(orders.negotiate(device))
+    assert names.count("GET_MAX_MEM_SLOTS") == 2
+    assert names.index("GET_QUEUE_NUM") < names.index("GET_MAX_MEM_SLOTS") < names.index("SET_BACKEND_REQ_FD")
+
+    names = answers.run(orders.start(device))
+
+    assert "SET_MEM_TABLE" not in names
+    assert names.count("ADD_MEM_REG") == 2
+    assert region_calls(answers) == [
+        ("ADD_MEM_REG", region, (fd,))
+        for region, fd in zip(calls.memory_table(memory).regions, memory.fds(), strict=True)
+    ]
+
+
+def test_qemu_says_only_what_has_changed_at_the_next_start() -> None:
+    first = [Region(n << 32, 4096, n * 4096) for n in range(4)]
+    second = [first[0], Region(8 << 32, 4096, 8 * 4096), first[3]]
+    with GuestMemory(regions=first) as old, GuestMemory(regions=second) as new:
+        device = nic(old, Order.QEMU)
+        answers = Answers(GET_PROTOCOL_FEATURES=SLOTS, GET_MAX_MEM_SLOTS=509)
+        answers.run(orders.negotiate(device))
+        answers.run(orders.start(device))
+        answers.run(orders.stop(device))
+        region_calls(answers)
+        answers.run(orders.start(device))
+        assert region_calls(answers) == []
+
+        # The user addresses of what stays are the same, as they are in QEMU.
+        shared = [old.regions[0], old.regions[3]]
+        new.regions = (shared[0], new.regions[1], shared[1])
+        device.memory = new
+        answers.run(orders.start(device))
+        gone = calls.memory_table(old).regions
+        assert region_calls(answers) == [
+            ("REM_MEM_REG", gone[2], ()),
+            ("REM_MEM_REG", gone[1], ()),
+            ("ADD_MEM_REG", calls.memory_table(new).regions[1], (new.fds()[1],)),
+        ]
+
+
+def test_qemu_does_without_a_back_end_of_too_few_slots(memory: GuestMemory) -> None:
+    answers = Answers(GET_PROTOCOL_FEATURES=SLOTS, GET_MAX_MEM_SLOTS=1)
+    with pytest.raises(PeerError, match="1 memory slots, too few"):
+        answers.run(orders.negotiate(nic(memory, Order.QEMU)))
+
+
+@pytest.mark.parametrize("order", [Order.VIRTIO_USER, Order.CLOUD_HYPERVISOR])
+def test_others_send_a_table_though_there_are_slots(memory: GuestMemory, order: Order) -> None:
+    device = nic(memory, order)
+    answers = Answers(GET_PROTOCOL_FEATURES=SLOTS)
+    answers.run(orders.negotiate(device))
+    names = answers.run(orders.start(device))
+    assert names.count("SET_MEM_TABLE") == 1
+    assert "ADD_MEM_REG" not in names
+
+
+def test_protocol_features_that_are_wanted_stand_in_for_those_of_the_order(memory: GuestMemory) -> None:
+    device = nic(memory, Order.QEMU)
+    device.protocol_wanted = P.MQ | P.GPA_ADDRESSES
+    Answers(GET_PROTOCOL_FEATURES=SLOTS | P.GPA_ADDRESSES).run(orders.negotiate(device))
+    assert device.protocol == P.MQ | P.GPA_ADDRESSES
+
+
+@pytest.mark.parametrize("slots", [P(0), P.CONFIGURE_MEM_SLOTS])
+def test_regions_have_guest_addresses_for_user_addresses_where_negotiated(
+    memory: GuestMemory, slots: P
+) -> None:
+    device = nic(memory, Order.QEMU)
+    device.protocol_wanted = P.MQ | P.GPA_ADDRESSES | slots
+    answers = Answers(GET_PROTOCOL_FEATURES=device.protocol_wanted, GET_MAX_MEM_SLOTS=509)
+    answers.run(orders.negotiate(device))
+    answers.run(orders.start(device))
+    tables = [call.payload.regions for call in answers.calls if isinstance(call.payload, MemTable)]
+    rows = tables[0] if tables else [region for _, region, _ in region_calls(answers)]
+    assert [(row.gpa, row.uva) for row in rows] == [(row.gpa, row.gpa) for row in memory.regions]

@@ -194,7 +194,7 @@ def test_ring_larger_than_its_region_does_not_start(site: Site, caplog: pytest.L
     ("item", "word"),
     [
         ("features", "SET_FEATURES"),
-        ("memory", "SET_MEM_TABLE"),
+        ("memory", "SET_MEM_TABLE or ADD_MEM_REG"),
         ("num", "SET_VRING_NUM"),
         ("addr", "SET_VRING_ADDR"),
         ("kick", "SET_VRING_KICK"),

@@ -4,9 +4,11 @@ import os
 
 import pytest
 
-from tests.conftest import live_regions
+from tests.conftest import live_regions, open_fds
 from tests.net.device_rig import Rig
+from vhostuser.datapath.worker import EventKind
 from vhostuser.errors import RequestError
+from vhostuser.frontend.virtqueue import Segment
 from vhostuser.wire.payloads import MemoryRegion
 
 
@@ -32,3 +34,138 @@ def test_memory_table_that_is_refused_leaves_the_old_one(rig: Rig) -> None:
     assert live_regions() == before
     assert rig.settle() == []
     assert rig.device.idle_reasons() == {}
+
+
+FAR = MemoryRegion(1 << 40, 4096, 0x1000, 0)
+
+
+def memfd(size: int = 4096) -> int:
+    fd = os.memfd_create("region")
+    os.ftruncate(fd, size)
+    return fd
+
+
+def rows(rig: Rig) -> list[MemoryRegion]:
+    return [MemoryRegion(row.gpa, row.size, row.uva or 0, row.mmap_offset) for row in rig.memory.regions]
+
+
+def ring_region(rig: Rig, index: int) -> tuple[MemoryRegion, int]:
+    """The row that a ring lies in, and its fd."""
+    user = rig.virtqueue(index).user_place.desc
+    row = next(n for n, region in enumerate(rows(rig)) if region.uva <= user < region.uva + region.size)
+    return rows(rig)[row], rig.memory.fds()[row]
+
+
+def test_rings_run_in_memory_that_came_region_by_region(rig: Rig) -> None:
+    for name, say in rig.items(1).items():
+        if name != "memory":
+            say()
+    assert rig.settle() == []
+    assert rig.device.idle_reasons() == {1: "SET_MEM_TABLE or ADD_MEM_REG has not come yet"}
+
+    for region, fd in zip(rows(rig), rig.memory.fds(), strict=True):
+        rig.device.add_mem_reg(region, os.dup(fd))
+
+    assert [event.kind for event in rig.settle()] == [EventKind.RING_STARTED]
+
+
+def test_region_that_no_ring_lies_in_comes_and_goes_unnoticed(rig: Rig) -> None:
+    rig.start(1)
+    before = live_regions()
+
+    rig.device.add_mem_reg(FAR, memfd())
+    assert live_regions() == before + 1
+    rig.device.rem_mem_reg(FAR)
+
+    assert live_regions() == before
+    assert rig.settle() == []
+    assert rig.device.idle_reasons() == {}
+
+
+def send(rig: Rig, count: int) -> None:
+    queue = rig.virtqueue(1)
+    for token in range(count):
+        queue.add([Segment(rig.memory.alloc(64), 64)], [], token)
+    queue.publish()
+
+
+def test_ring_stops_with_its_region_and_goes_on_when_that_is_back(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.start(1)
+    send(rig, 3)
+    rig.device.set_vring_kick(1, os.eventfd(1))
+    rig.settle()
+    region, fd = ring_region(rig, 1)
+
+    rig.device.rem_mem_reg(region)
+
+    assert "ring 1 waits for its memory to come back: " in caplog.text
+    assert f"user address {rig.virtqueue(1).user_place.desc:#x}" in rig.device.idle_reasons()[1]
+    send(rig, 2)
+    rig.device.add_mem_reg(FAR, memfd())  # it is not this that it waits for
+    assert rig.settle() == []
+
+    rig.device.add_mem_reg(region, os.dup(fd))
+
+    (event,) = rig.settle()
+    assert (event.kind, event.ring, event.values) == (EventKind.RING_STARTED, 1, (3, 3, 3, 5))
+    assert rig.virtqueue(1).read_used_index() == 5
+    assert rig.device.idle_reasons() == {}
+    assert caplog.text.count("waits for its memory") == 1
+
+
+def test_ring_that_waits_for_its_memory_can_be_stopped(rig: Rig) -> None:
+    rig.start(1)
+    send(rig, 3)
+    rig.device.set_vring_kick(1, os.eventfd(1))
+    rig.settle()
+    rig.device.rem_mem_reg(ring_region(rig, 1)[0])
+
+    assert rig.stop(1) == 3
+    assert rig.device.idle_reasons() == {}
+
+
+def test_addresses_that_are_said_again_are_tried_again(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.start(1)
+    rig.device.rem_mem_reg(ring_region(rig, 1)[0])
+    rig.settle()
+
+    rig.items(1)["addr"]()
+    rig.settle()
+
+    assert "ring 1 does not start: ring part 0" in caplog.text
+
+
+def test_memory_without_any_region_left_is_none(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.start(0, 1)
+
+    for region in rows(rig):
+        rig.device.rem_mem_reg(region)
+
+    assert live_regions() == 0
+    assert rig.settle() == []
+    assert set(rig.device.idle_reasons().values()) == {"SET_MEM_TABLE or ADD_MEM_REG has not come yet"}
+    assert caplog.text.count("waits for its memory to come back: ") == 2
+    rig.say_memory()
+    assert sorted(event.ring for event in rig.settle()) == [0, 1]
+
+
+def test_what_is_refused_leaves_memory_and_rings_as_they_are(rig: Rig) -> None:
+    rig.start(1)
+    before, fds = live_regions(), open_fds()
+
+    for region, size in ((rows(rig)[0], 1 << 20), (FAR, 4095)):
+        with pytest.raises(RequestError):
+            rig.device.add_mem_reg(region, memfd(size))
+    with pytest.raises(RequestError, match="no region has 0x1000 bytes at guest address 0x10000000000"):
+        rig.device.rem_mem_reg(FAR)
+
+    assert (live_regions(), open_fds()) == (before, fds)
+    assert rig.settle() == []
+    assert rig.device.idle_reasons() == {}
+
+
+def test_removal_before_there_is_any_memory_is_refused(rig: Rig) -> None:
+    with pytest.raises(RequestError, match="there is no memory, so none of 0x1000 bytes at"):
+        rig.device.rem_mem_reg(FAR)

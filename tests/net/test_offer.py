@@ -101,5 +101,12 @@ def test_protocol_offer_has_config_only_with_a_config_space_of_ours() -> None:
 
 def test_protocol_offer_has_what_this_version_serves() -> None:
     assert protocol_offer(disabled=P.RARP, config_space=False) == (
-        P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.RESET_DEVICE | P.STATUS
+        P.MQ
+        | P.LOG_SHMFD
+        | P.REPLY_ACK
+        | P.MTU
+        | P.BACKEND_REQ
+        | P.RESET_DEVICE
+        | P.CONFIGURE_MEM_SLOTS
+        | P.STATUS
     )

@@ -92,6 +92,13 @@ class FakeDevice:
         self._note("set_mem_table", regions, fds)
         return self.deferred.get("set_mem_table")
 
+    def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
+        self.fds.append(fd)
+        self._note("add_mem_reg", region, fd)
+
+    def rem_mem_reg(self, region: MemoryRegion) -> None:
+        self._note("rem_mem_reg", region)
+
     def set_log_base(self, size: int, offset: int, fd: int) -> Pending | None:
         self.fds.append(fd)
         self._note("set_log_base", size, offset, fd)

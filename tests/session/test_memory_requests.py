@@ -9,7 +9,7 @@ from vhostuser.session.device import Pending
 from vhostuser.session.states import RingState
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
-from vhostuser.wire.messages import U64, Empty, Log, MemTable, Reply
+from vhostuser.wire.messages import U64, Empty, Log, MemTable, Reply, SingleRegion
 
 R, S = Request, RingState
 
@@ -36,6 +36,39 @@ class TestMemory:
         acked.send(R.SET_MEM_TABLE, MemTable((REGION,)), [5], need_reply=True)
         assert acked.session.complete(pending, RequestError("mmap failed")) == Reply(R.SET_MEM_TABLE, U64(1))
         assert acked.traced[-1] == "SET_MEM_TABLE: mmap failed"
+
+
+class TestSlots:
+    @pytest.fixture
+    def talk(self) -> Talk:
+        talk = Talk(FakeDevice(protocol_features=PROTOCOL_OFFER | P.CONFIGURE_MEM_SLOTS))
+        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER | P.CONFIGURE_MEM_SLOTS)))
+        talk.device.take_calls()
+        return talk
+
+    def test_there_are_509(self, talk: Talk) -> None:
+        assert talk.get(R.GET_MAX_MEM_SLOTS) == U64(509)
+
+    def test_region_and_fd_go_to_the_device_together(self, talk: Talk) -> None:
+        assert talk.tell(R.ADD_MEM_REG, SingleRegion(REGION), [5])
+        assert talk.device.take_calls() == [("add_mem_reg", REGION, 5)]
+        assert len(talk.bag) == 0
+
+    def test_fd_is_the_devices_also_when_it_refuses(self, talk: Talk) -> None:
+        talk.device.refused["add_mem_reg"] = "it is there already"
+        reason = talk.refusal(R.ADD_MEM_REG, SingleRegion(REGION), [5])
+        assert reason == "ADD_MEM_REG: it is there already"
+        assert (talk.device.fds, len(talk.bag)) == ([5], 0)
+
+    @pytest.mark.parametrize("fds", [[], [5]])
+    def test_fd_of_a_removal_is_left_to_be_closed(self, talk: Talk, fds: list[int]) -> None:
+        assert talk.tell(R.REM_MEM_REG, SingleRegion(REGION), fds)
+        assert talk.device.take_calls() == [("rem_mem_reg", REGION)]
+        assert talk.bag.drain() == fds
+
+    def test_without_the_feature_they_are_refused(self, acked: Talk) -> None:
+        assert "needs CONFIGURE_MEM_SLOTS" in acked.refusal(R.ADD_MEM_REG, SingleRegion(REGION), [5])
+        assert acked.bag.drain() == [5]
 
 
 class TestLog:

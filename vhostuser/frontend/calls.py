@@ -118,14 +118,22 @@ def set_backend_req_fd(fd: int) -> Call[None]:
 # Memory
 
 
-def memory_table(memory: GuestMemory) -> MemTable:
-    """The table that describes `memory`; `memory.fds()` go with it."""
-    return MemTable(tuple(_region(r.gpa, r.size, r.uva, r.mmap_offset) for r in memory.regions))
+def memory_table(memory: GuestMemory, guest_addresses: bool = False) -> MemTable:
+    """The table that describes `memory`; `memory.fds()` go with it.
+
+    With GPA_ADDRESSES user addresses are guest addresses.
+    """
+    return MemTable(
+        tuple(
+            MemoryRegion(r.gpa, r.size, r.gpa if guest_addresses else _known(r.uva), r.mmap_offset)
+            for r in memory.regions
+        )
+    )
 
 
-def _region(gpa: int, size: int, uva: int | None, mmap_offset: int) -> MemoryRegion:
+def _known(uva: int | None) -> int:
     assert uva is not None
-    return MemoryRegion(gpa=gpa, size=size, uva=uva, mmap_offset=mmap_offset)
+    return uva
 
 
 def set_mem_table(table: MemTable, fds: Sequence[int]) -> Call[None]:

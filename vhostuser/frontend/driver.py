@@ -204,7 +204,7 @@ class VirtioNetDriver(Link):
         if not self.virtqueues:
             self.virtqueues = [self._make_queue(ring.size) for ring in self.nic.rings]
         for ring, queue in zip(self.nic.rings, self.virtqueues, strict=True):
-            ring.place = queue.user_place
+            ring.place = self._said(queue.place)
         for pair in range(self.queue_pairs):
             self._fill(pair)
 

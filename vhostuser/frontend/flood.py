@@ -21,7 +21,7 @@ from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
 from vhostuser.frontend.ring_position import FIRST
 from vhostuser.frontend.timeouts import scaled
 from vhostuser.frontend.virtqueue import SplitVirtqueue
-from vhostuser.frontend.virtqueue_base import RingPlace, user_place
+from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.features import VirtioFeature
 
 ETHERTYPE = 0x88B5
@@ -208,7 +208,7 @@ class Flood(Link):
             for ring in self.nic.rings:
                 self._make_queue(ring.index)
         for ring, place in zip(self.nic.rings, self._ring_places, strict=True):
-            ring.place = user_place(self.memory, place)
+            ring.place = self._said(place)
         for queue in self._queues[::2]:
             lib.vu_virtqueue_fill(queue)
 

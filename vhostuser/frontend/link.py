@@ -21,7 +21,7 @@ from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.net_header import header_size
 from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
 from vhostuser.frontend.timeouts import Deadline
-from vhostuser.frontend.virtqueue_base import RingPlace
+from vhostuser.frontend.virtqueue_base import RingPlace, user_place
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
 
@@ -63,6 +63,8 @@ class LinkOptions(TypedDict, total=False):
     """Entries of each ring, 256 by default; any number where RING_PACKED is negotiated."""
     features: VirtioFeature
     """Acknowledged where offered; `DEFAULT_FEATURES` by default."""
+    protocol_features: ProtocolFeature
+    """Acknowledged where offered, in place of those that the order's front-end does."""
     memory: GuestMemory
     """Stays the caller's; one of 256 MiB is made, and owned, when none is given."""
     buffer_size: int
@@ -114,6 +116,7 @@ class Link:
                 memory=memory,
                 channel_fd=self._channel[1].fileno(),
                 mtu=options.get("mtu"),
+                protocol_wanted=options.get("protocol_features"),
             )
             frontend.dialogue.acks = self._acks
         except BaseException:
@@ -235,6 +238,7 @@ class Link:
         frontend.dialogue.acks = self._acks
         before = self.nic.features
         self.nic.owned = False
+        self.nic.told = []
         self.negotiate()
         if missing := before & ~self.nic.offered:
             raise PeerError(f"back-end no longer offers {', '.join(feature_names(missing))}")
@@ -295,6 +299,11 @@ class Link:
     def _places(self) -> Sequence[RingPlace]:
         """Guest addresses of the rings, by index."""
         raise NotImplementedError
+
+    def _said(self, place: RingPlace) -> RingPlace:
+        """A ring's guest addresses as SET_VRING_ADDR has to say them."""
+        has_guest_addresses = ProtocolFeature.GPA_ADDRESSES in self.protocol_features
+        return place if has_guest_addresses else user_place(self.memory, place)
 
     def _device_base(self, index: int) -> int:
         """Where ring `index` shows that the device stood, as SET_VRING_BASE has it."""

@@ -22,6 +22,7 @@ from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
+from vhostuser.wire.payloads import MemoryRegion
 
 T = TypeVar("T")
 
@@ -40,9 +41,16 @@ class Order(Enum):
 
 PROTOCOL_FEATURES: dict[Order, P] = {
     # No CONFIG: QEMU's network device prints a warning and drops it.
-    Order.QEMU: P.MQ | P.LOG_SHMFD | P.RARP | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.STATUS,
+    Order.QEMU: P.MQ
+    | P.LOG_SHMFD
+    | P.RARP
+    | P.REPLY_ACK
+    | P.MTU
+    | P.BACKEND_REQ
+    | P.CONFIGURE_MEM_SLOTS
+    | P.STATUS,
     Order.VIRTIO_USER: P.MQ | P.REPLY_ACK | P.STATUS,
-    Order.CLOUD_HYPERVISOR: P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.CONFIG,
+    Order.CLOUD_HYPERVISOR: P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.CONFIG | P.CONFIGURE_MEM_SLOTS,
 }
 """What each acknowledges out of an offer, as far as this front-end has the messages that follow from it."""
 
@@ -50,6 +58,8 @@ ACKS: dict[Order, Container[Request]] = {
     Order.QEMU: frozenset(
         {
             Request.SET_MEM_TABLE,
+            Request.ADD_MEM_REG,
+            Request.REM_MEM_REG,
             Request.SET_VRING_KICK,
             Request.SET_VRING_CALL,
             Request.SET_VRING_ERR,
@@ -78,7 +88,7 @@ class Ring:
     masked_fd: int | None
     """What QEMU passes as call fd until the guest has set its interrupts up."""
     place: RingPlace | None = None
-    """In user addresses; has to be known before `start`."""
+    """As SET_VRING_ADDR says it; has to be known before `start`."""
     base: int = 0
     """Where the ring starts, and after `stop` where it stopped: as SET_VRING_BASE and its answer say it."""
 
@@ -96,6 +106,10 @@ class Nic:
     channel_fd: int | None = None
     """For SET_BACKEND_REQ_FD, when that is negotiated."""
     mtu: int | None = None
+    protocol_wanted: P | None = None
+    """Protocol features to acknowledge where offered; None: those that the order's front-end does."""
+    told: list[MemoryRegion] = field(default_factory=list)
+    """The regions that the back-end has been given; one that is new has none."""
     offered: V = field(default=V(0))
     features: V = field(default=V(0))
     protocol: P = field(default=P(0))
@@ -150,7 +164,8 @@ def _protocol(nic: Nic) -> Script[None]:
     """Legal as soon as bit 30 is offered, acknowledged or not."""
     if V.PROTOCOL_FEATURES in nic.offered:
         offered = yield from _ask(calls.get_protocol_features())
-        nic.protocol = offered & PROTOCOL_FEATURES[nic.order]
+        wanted = nic.protocol_wanted
+        nic.protocol = offered & (PROTOCOL_FEATURES[nic.order] if wanted is None else wanted)
         yield calls.set_protocol_features(nic.protocol)
 
 
@@ -178,7 +193,21 @@ def _status(nic: Nic, bits: int) -> Script[None]:
 
 
 def _mem_table(nic: Nic) -> Script[None]:
-    yield calls.set_mem_table(calls.memory_table(nic.memory), nic.memory.fds())
+    table = calls.memory_table(nic.memory, P.GPA_ADDRESSES in nic.protocol)
+    yield calls.set_mem_table(table, nic.memory.fds())
+    nic.told = list(table.regions)
+
+
+def _mem_slots(nic: Nic) -> Script[None]:
+    """As QEMU brings a back-end's regions up to date: the last is removed first, and then new ones come."""
+    table = calls.memory_table(nic.memory, P.GPA_ADDRESSES in nic.protocol)
+    rows = dict(zip(table.regions, nic.memory.fds(), strict=True))
+    for region in [told for told in reversed(nic.told) if told not in rows]:
+        yield calls.rem_mem_reg(region)
+        nic.told.remove(region)
+    for region in [region for region in rows if region not in nic.told]:
+        yield calls.add_mem_reg(region, rows[region])
+        nic.told.append(region)
 
 
 def _address(ring: Ring) -> Call[None]:
@@ -200,6 +229,11 @@ def _qemu_negotiate(nic: Nic) -> Script[None]:
         yield from _protocol(nic)
         if number == 0:
             yield from _queue_num(nic, 1)
+        if P.CONFIGURE_MEM_SLOTS in nic.protocol:
+            slots = yield from _ask(calls.get_max_mem_slots())
+            if slots < len(nic.memory.regions):
+                raise PeerError(f"back-end has {slots} memory slots, too few")
+        if number == 0:
             if P.BACKEND_REQ in nic.protocol and nic.channel_fd is not None:
                 yield calls.set_backend_req_fd(nic.channel_fd)
             yield from _owner(nic)
@@ -223,7 +257,7 @@ def _qemu_start(nic: Nic) -> Script[None]:
         yield calls.set_features(nic.features)
         yield from _status(nic, STATUS_FEATURES_OK)
         if number == 0:
-            yield from _mem_table(nic)
+            yield from _mem_slots(nic) if P.CONFIGURE_MEM_SLOTS in nic.protocol else _mem_table(nic)
         for ring in nic.pair(number):
             yield calls.set_vring_num(ring.index, ring.size)
             yield calls.set_vring_base(ring.index, ring.base)

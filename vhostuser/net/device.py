@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 
+from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortOps
 from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import PacketDevice
@@ -99,9 +100,23 @@ class NetDevice(RingControl):
         pass
 
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> None:
-        self._memory.set_table(regions, fds)
-        for ring in self._rings.values():
-            ring.refusal = ""
+        self._swap_memory(MappedMemory(regions, fds))
+
+    def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
+        memory = self._memory.memory
+        self._swap_memory(MappedMemory([region], [fd]) if memory is None else memory.plus(region, fd))
+
+    def rem_mem_reg(self, region: MemoryRegion) -> None:
+        if self._memory.memory is None:
+            raise RequestError(
+                f"there is no memory, so none of {region.size:#x} bytes at guest address {region.gpa:#x}"
+            )
+        self._swap_memory(self._memory.memory.minus(region))
+
+    def _swap_memory(self, memory: MappedMemory | None) -> None:
+        """Rings that lie in what goes stop before it goes; those that lay in what comes go on."""
+        self._look_at_memory(None if memory is None else memory.table)
+        self._memory.set_memory(memory)
         self._settle_all()
 
     def set_log_base(self, size: int, offset: int, fd: int) -> None:
@@ -154,7 +169,7 @@ class NetDevice(RingControl):
     def _missing(self) -> list[str]:
         """Without features nobody knows what the words in a ring mean."""
         lacking = [] if self._has_features else ["SET_FEATURES"]
-        return lacking if self._memory.is_there else [*lacking, "SET_MEM_TABLE"]
+        return [*lacking, "SET_MEM_TABLE or ADD_MEM_REG"] if self._memory.memory is None else lacking
 
     def _close_backend_fd(self) -> None:
         if self._backend_fd >= 0:

@@ -7,7 +7,6 @@ import logging
 from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.vring import PacketDevice
-from vhostuser.wire.payloads import MemoryRegion
 
 
 class MemoryMap:
@@ -20,13 +19,16 @@ class MemoryMap:
         self._dirty_log: DirtyLog | None = None
 
     @property
-    def is_there(self) -> bool:
-        """Whether there is memory for rings to lie in."""
-        return self._memory is not None
+    def memory(self) -> MappedMemory | None:
+        """What rings and buffers may lie in; None before the first region has come and after the last."""
+        return self._memory
 
-    def set_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> None:
-        """Replaces the whole table. The fds are taken, also with RequestError: then the old one stays."""
-        self._swap_memory(MappedMemory(regions, fds))
+    def set_memory(self, memory: MappedMemory | None) -> None:
+        """Takes ``memory`` over in place of the one before, which is given back."""
+        old, self._memory = self._memory, memory
+        self._packet.set_memory(memory)
+        if old is not None:
+            old.close()
 
     def set_log(self, fd: int, size: int, offset: int) -> None:
         """Nothing goes to the old log afterwards. ``fd`` is taken, also when RequestError is raised."""
@@ -34,14 +36,8 @@ class MemoryMap:
 
     def clear(self) -> None:
         """The front-end has gone."""
-        self._swap_memory(None)
+        self.set_memory(None)
         self._swap_log(None)
-
-    def _swap_memory(self, memory: MappedMemory | None) -> None:
-        old, self._memory = self._memory, memory
-        self._packet.set_memory(memory)
-        if old is not None:
-            old.close()
 
     def _swap_log(self, log: DirtyLog | None) -> None:
         old, self._dirty_log = self._dirty_log, log

@@ -31,6 +31,7 @@ _PROTOCOL = (
     | ProtocolFeature.MTU
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringCounters
 from vhostuser.errors import GuestError, RequestError
+from vhostuser.memory.regions import RegionTable
 from vhostuser.net.idle_reasons import idle_reasons
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.net.pair_ports import PairPorts
@@ -60,6 +61,7 @@ class RingControl(ABC):
         ring = self._ring(addr.index)
         ring.addr = addr
         ring.is_begun = True
+        ring.refusal = ""
         if ring.runs:
             is_logged = bool(addr.flags & VRING_F_LOG)
             self._packet.pair(addr.index // 2).set_log(addr.index % 2, is_logged, addr.log)
@@ -126,6 +128,17 @@ class RingControl(ABC):
         )
 
     # How it comes to run
+
+    def _look_at_memory(self, table: RegionTable | None) -> None:
+        """Comes before ``table`` replaces the memory: rings that lie in what goes stop now, where they are,
+        and go on from there when it is back."""
+        is_packed = VirtioFeature.RING_PACKED in self.features
+        for index, ring in self._rings.items():
+            ring.refusal = "" if table is None else ring.outside(table, is_packed)
+            if ring.runs and (table is None or ring.refusal):
+                self._stop(index)
+                reason = ring.refusal or "there is none left"
+                self._log.warning("ring %d waits for its memory to come back: %s", index, reason)
 
     def _ring(self, index: int) -> RingItems:
         return self._rings.setdefault(index, RingItems())

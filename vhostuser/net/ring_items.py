@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vhostuser.datapath.vring import VringCounters, VringSetup
+from vhostuser.errors import RequestError
+from vhostuser.memory.regions import RegionTable, UserAddr
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.session.states import INITIAL, RingState
 from vhostuser.wire.constants import VRING_F_LOG
@@ -29,7 +31,7 @@ class RingItems:
     """Size or addresses have come since it was last stopped: the front-end is about to start it."""
     counters_at_start: VringCounters | None = None
     refusal: str = ""
-    """Why C did not start it; cleared when it is stopped or the memory changes."""
+    """Why it cannot run where it is; looked at anew when the memory changes or its addresses are said."""
 
     @property
     def is_complete(self) -> bool:
@@ -63,6 +65,20 @@ class RingItems:
             is_logged=bool(self.addr.flags & VRING_F_LOG),
             log_address=self.addr.log,
         )
+
+    def outside(self, table: RegionTable, is_packed: bool) -> str:
+        """Which part of it is not in the memory that ``table`` describes, in words; "" when all of it is."""
+        if self.addr is None:
+            return ""
+        # As csrc/vring.c has it, event words included.
+        avail, used = (4, 4) if is_packed else (6 + 2 * self.size, 6 + 8 * self.size)
+        try:
+            table.translate_user(UserAddr(self.addr.desc), 16 * self.size)
+            table.translate_user(UserAddr(self.addr.avail), avail)
+            table.translate_user(UserAddr(self.addr.used), used)
+        except RequestError as error:
+            return error.reason
+        return ""
 
     def close_kick_and_call(self) -> None:
         for notify in (self.kick, self.call):

@@ -67,6 +67,13 @@ class Device(Protocol):
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> Pending | None:
         """Replace the whole memory map; one fd per region, in order. When refused, the old map stays."""
 
+    def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
+        """One more region, up to `MAX_MEM_SLOTS`; rings that run are not disturbed."""
+
+    def rem_mem_reg(self, region: MemoryRegion) -> None:
+        """Give back the region of this guest address, user address and size. A ring that lies in it stops,
+        and goes on when it is added again."""
+
     def set_log_base(self, size: int, offset: int, fd: int) -> Pending | None:
         """Mark writes to guest memory in this window of the file from now on, while LOG_ALL is acknowledged.
 

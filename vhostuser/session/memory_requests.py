@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from vhostuser.errors import RequestError
 from vhostuser.session.conversation import Conversation, Deferred
-from vhostuser.wire.messages import U64, Empty, FdBag, Log, MemTable, Payload
+from vhostuser.wire.constants import MAX_MEM_SLOTS
+from vhostuser.wire.messages import U64, Empty, FdBag, Log, MemTable, Payload, SingleRegion
 
 
 class MemoryRequests:
@@ -16,6 +17,16 @@ class MemoryRequests:
     def set_mem_table(self, payload: MemTable, fds: FdBag) -> Deferred | None:
         pending = self._said.device.set_mem_table(payload.regions, fds.take_all())
         return Deferred(pending, lambda result: None) if pending is not None else None
+
+    def get_max_mem_slots(self, payload: Empty, fds: FdBag) -> U64:
+        return U64(MAX_MEM_SLOTS)
+
+    def add_mem_reg(self, payload: SingleRegion, fds: FdBag) -> None:
+        self._said.device.add_mem_reg(payload.region, fds.take())
+
+    def rem_mem_reg(self, payload: SingleRegion, fds: FdBag) -> None:
+        """An fd that comes with it means nothing: it stays in the bag and is closed."""
+        self._said.device.rem_mem_reg(payload.region)
 
     def set_log_base(self, payload: Log | U64, fds: FdBag) -> Payload | Deferred:
         """Answered with what came: the one form that every front-end takes, rust-vmm's no other."""
