@@ -12,6 +12,7 @@ from tests.conformance.fds import memfd
 from tests.plain_frontend import (
     BIT_30,
     GET_FEATURES,
+    GPA_ADDRESSES,
     REPLY_ACK,
     SERVED_PROTOCOL,
     SET_FEATURES,
@@ -39,7 +40,7 @@ def test_bit_30_is_offered(plain: PlainFrontend) -> None:
 
 
 def test_protocol_features_are_legal_before_set_features(plain: PlainFrontend) -> None:
-    assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL
+    assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | GPA_ADDRESSES
     plain.send(SET_PROTOCOL_FEATURES, u64(SERVED_PROTOCOL), flags=VERSION)
 
     assert plain.number(SET_FEATURES, u64(VERSION_1)) == 0, "REPLY_ACK holds"
@@ -79,7 +80,7 @@ def test_protocol_features_again_reset_nothing(site: Site) -> None:
 
 def test_config_is_offered_only_with_a_config_space() -> None:
     with make_site(config_space=True) as site, PlainFrontend(site.path) as plain:
-        assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | 1 << 9
+        assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | GPA_ADDRESSES | 1 << 9
 
 
 @pytest.mark.parametrize("port", ["echo", "sink"])

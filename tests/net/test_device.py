@@ -10,6 +10,8 @@ from tests.net.device_rig import Rig
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import EnvironmentLacksError, RequestError
 from vhostuser.session.states import RingState
+from vhostuser.wire.features import ProtocolFeature as P
+from vhostuser.wire.payloads import MemoryRegion
 
 
 def test_of_many_mtus_in_a_row_the_last_is_set(rig: Rig) -> None:
@@ -105,3 +107,27 @@ def test_fault_asks_for_the_front_end_to_be_disconnected(rig: Rig) -> None:
 
     assert rig.device.on_event(broken)
     assert not rig.device.on_event(faulted)
+
+
+def test_user_addresses_in_spite_of_gpa_addresses_are_said_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.device.set_protocol_features(P.GPA_ADDRESSES)
+    rig.start(1)
+    rig.say_memory()
+    row = rig.memory.regions[0]
+
+    assert rig.device.idle_reasons() == {}
+    assert caplog.text.count("acknowledged GPA_ADDRESSES") == 1
+    assert f"guest address {row.gpa:#x} has user address {row.uva:#x}" in caplog.text
+
+
+def test_guest_addresses_for_user_addresses_are_as_they_should_be(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.device.set_protocol_features(P.GPA_ADDRESSES)
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 4096)
+    rig.device.add_mem_reg(MemoryRegion(1 << 32, 4096, 1 << 32, 0), fd)
+
+    assert caplog.text == ""

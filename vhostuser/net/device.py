@@ -15,6 +15,7 @@ from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import PacketDevice
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import RequestError
+from vhostuser.memory.regions import RegionTable
 from vhostuser.net.announce import rarp_frame
 from vhostuser.net.config_space import ConfigSpace
 from vhostuser.net.events import describe
@@ -59,6 +60,9 @@ class NetDevice(RingControl):
         self._config_space = config_space
         self._features = VirtioFeature(0)
         self._has_features = False
+        self._protocol_features = ProtocolFeature(0)
+        self._has_user_addresses = False
+        """In spite of GPA_ADDRESSES; it was said once."""
         self._memory = MemoryMap(packet, log)
         self._backend_fd = -1
 
@@ -97,7 +101,7 @@ class NetDevice(RingControl):
         self._settle_all()
 
     def set_protocol_features(self, acked: ProtocolFeature) -> None:
-        pass
+        self._protocol_features = acked
 
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> None:
         self._swap_memory(MappedMemory(regions, fds))
@@ -116,8 +120,28 @@ class NetDevice(RingControl):
     def _swap_memory(self, memory: MappedMemory | None) -> None:
         """Rings that lie in what goes stop before it goes; those that lay in what comes go on."""
         self._look_at_memory(None if memory is None else memory.table)
+        if memory is not None:
+            self._check_user_addresses(memory.table)
         self._memory.set_memory(memory)
         self._settle_all()
+
+    def _check_user_addresses(self, table: RegionTable) -> None:
+        """With GPA_ADDRESSES rings are at guest addresses, and so is the user address of each region.
+
+        So a ring that is looked up by user addresses is found either way, also with a front-end that means
+        another thing by the bit: rust-vmm's took it for SHMEM before 0.17.
+        """
+        if ProtocolFeature.GPA_ADDRESSES not in self._protocol_features or self._has_user_addresses:
+            return
+        odd = next((region for region in table.regions if region.uva != region.gpa), None)
+        if odd is not None:
+            self._has_user_addresses = True
+            self._log.warning(
+                "the front-end acknowledged GPA_ADDRESSES, but the region at guest address %#x has user "
+                "address %#x: rings are looked for at user addresses",
+                odd.gpa,
+                odd.uva,
+            )
 
     def set_log_base(self, size: int, offset: int, fd: int) -> None:
         self._memory.set_log(fd, size, offset)
@@ -149,6 +173,8 @@ class NetDevice(RingControl):
         self._packet.clear_fault()
         self._features = VirtioFeature(0)
         self._has_features = False
+        self._protocol_features = ProtocolFeature(0)
+        self._has_user_addresses = False
 
     def close(self) -> None:
         """Frees what C holds; after `disconnect`."""

@@ -33,6 +33,7 @@ _PROTOCOL = (
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
+    | ProtocolFeature.GPA_ADDRESSES
 )
 
 _NEEDS = (

@@ -47,7 +47,10 @@ class Device(Protocol):
         bits that touch neither header nor ring layout."""
 
     def set_protocol_features(self, acked: ProtocolFeature) -> None:
-        """The acknowledged bits, a subset of the offer. Comes once per queue pair: nothing is reset."""
+        """The acknowledged bits, a subset of the offer. Comes once per queue pair: nothing is reset.
+
+        With GPA_ADDRESSES the addresses of rings, and the user addresses of regions, are guest addresses.
+        """
 
     def set_owner(self) -> None:
         """A session begins; some front-ends say so more than once."""
