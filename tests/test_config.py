@@ -159,6 +159,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         tmp_path,
         """
         log-format = "json"
+        trace = "/var/log/vhostuser.trace"
         workers = 0
         [[device]]
         socket-path = "/run/a.sock"
@@ -182,6 +183,7 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
             parse_device_option("name=b,fd=5,port=sink"),
         ),
         log_format="json",
+        trace="/var/log/vhostuser.trace",
     )
 
 

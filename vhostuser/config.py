@@ -156,6 +156,7 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
     log_format: Annotated[
         Literal["text", "json"], Meta(description="a line of text or of JSON for each event")
     ] = "text"
+    trace: Annotated[str, Meta(min_length=1, description="file for a line a control message")] | None = None
 
     def __post_init__(self) -> None:
         if self.workers != 0:

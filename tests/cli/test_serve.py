@@ -69,10 +69,11 @@ def test_several_devices_and_what_they_share(server: FakeServer) -> None:
     config = configured(
         server,
         "--device socket-path=/a,port=tap:a --device fd=3,port=tap:ifname=b,up=off "
-        "--workers 0 --loop asyncio --log-level debug --log-format json",
+        "--workers 0 --loop asyncio --log-level debug --log-format json --trace /var/log/t",
     )
     assert [device.port for device in config.device] == ["tap:a", "tap:ifname=b,up=off"]
     assert (config.loop, config.log_level, config.log_format) == ("asyncio", "debug", "json")
+    assert config.trace == "/var/log/t"
 
 
 def test_options_win_over_the_file(server: FakeServer, tmp_path: Path) -> None:
@@ -117,6 +118,7 @@ def test_the_server_says_how_it_ended(server: FakeServer, status: int) -> None:
         ("-s /x --port echo --workers x", 2, "workers=x is not a number from 0 to 1024"),
         ("-s /x --port echo --loop trio", 2, "loop=trio is unknown"),
         ("-s /x --port echo --log-level inof", 2, "log-level=inof is unknown (did you mean 'info'?)"),
+        ("-s /x --port echo --trace=", 2, "trace=: "),
         ("-s /x --port echo --mtu=", 2, "mtu= is not a number from 68 to 65535"),
         ("-s /x --port tap:averyveryverylongname", 3, "the tap name 'averyveryverylongname' has 21 bytes"),
         ("--config /none.toml", 3, "the configuration file /none.toml cannot be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import socket
 import subprocess
@@ -81,6 +82,24 @@ def test_missing_directory_is_named(folder: Path) -> None:
 
 def test_missing_directory_of_a_relative_path_is_named(folder: Path) -> None:
     assert "directory none" in lacking(folder, "-s", "none/a.sock")
+
+
+def test_trace_that_cannot_be_written_is_named(folder: Path) -> None:
+    line = lacking(folder, "-s", str(folder / "a.sock"), "--trace", str(folder / "none" / "trace"))
+
+    assert f"the trace cannot be written to {folder}/none/trace (No such file or directory)" in line
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["trace", "/dev/full"])
+def test_front_end_is_served_with_a_trace_and_with_one_that_fails(folder: Path, target: str) -> None:
+    with running(folder, "-s", str(folder / "a.sock"), "--trace", target):
+        for _ in range(2):
+            assert_serves(folder / "a.sock")
+    if target == "trace":
+        events = [json.loads(line)["event"] for line in (folder / target).read_text().splitlines()]
+        assert (events.count("begin"), events.count("end")) == (2, 2)
+        assert set(events) == {"begin", "message", "ring", "report", "end"}
 
 
 def drop_override() -> None:

@@ -33,7 +33,7 @@ class Talk:
         self.traced: list[str] = []
         self.session = Session(self.device, self._note)
 
-    def _note(self, message: Message, error: RequestError | None) -> None:
+    def _note(self, message: Message, error: RequestError | None, reply: Reply | None) -> None:
         self.traced.append(f"{message.name}" if error is None else f"{error}")
 
     def send(

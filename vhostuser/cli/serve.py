@@ -15,7 +15,7 @@ from vhostuser.errors import UsageError
 if TYPE_CHECKING:
     from vhostuser.config import DeviceConfig, ServeConfig
 
-_SHARED = ("workers", "loop", "log-level", "log-format")
+_SHARED = ("workers", "loop", "log-level", "log-format", "trace")
 """Options of the whole server; the others are words of one device."""
 
 
@@ -50,6 +50,7 @@ _SHARED = ("workers", "loop", "log-level", "log-format")
 @click.option("--loop", metavar="NAME", help="uvloop or asyncio.  [default: uvloop]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", metavar="FORMAT", help="text or json.  [default: text]")
+@click.option("--trace", metavar="FILE", help="Append a line of JSON for each control message; - is stdout.")
 @click.version_option(__version__, prog_name="vhostuser", message="%(prog)s %(version)s")
 def serve(**typed: Any) -> None:
     """Serve virtio-net devices to front-ends until SIGTERM.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import FrontendError
 from vhostuser.net.device import NetDevice
+from vhostuser.server.device_trace import DeviceTrace
 from vhostuser.server.transport import Transport
 from vhostuser.session.device import Pending
 from vhostuser.session.session import Session
@@ -41,13 +42,15 @@ class Backend:
         device: NetDevice,
         log: logging.LoggerAdapter[logging.Logger],
         on_end: Callable[[str], None],
+        trace: DeviceTrace | None = None,
     ) -> None:
         self._transport = transport
         self._device = device
         self._log = log
         self._on_end = on_end
+        self._trace = trace
         self._connection = Connection()
-        self._session = Session(device, self._trace)
+        self._session = Session(device, self._on_decision)
         self._refusal: FrontendError | None = None
         self._unsent = b""
         self._open = True
@@ -56,6 +59,8 @@ class Backend:
         self._look_back: asyncio.TimerHandle | None = None
         self._loop.add_reader(transport.fileno(), self._on_readable)
         log.info("front-end connected (%s)", transport.peer())
+        if trace is not None:
+            trace.begin(transport.peer())
 
     def is_gone(self) -> bool:
         """Whether the front-end has hung up; the loop may not have come to it yet."""
@@ -78,6 +83,8 @@ class Backend:
         reaper.close(self._connection.pending_fds())
         self._session.close()
         self._device.disconnect()
+        if self._trace is not None:
+            self._trace.end(reason)
         # Before the socket goes: whoever sees the end finds the reason in the log.
         self._log.log(level, "front-end disconnected%s", f": {reason}" if reason else "")
         self._transport.close()
@@ -122,6 +129,8 @@ class Backend:
 
     def _handle(self, message: Message) -> None:
         self._refusal = None
+        if self._trace is not None:
+            self._trace.ask(message)
         try:
             outcome = self._session.handle(message)
         finally:
@@ -161,10 +170,12 @@ class Backend:
     def _too_slow(self) -> None:
         self.close("it stopped in the middle of a message, or never sent one")
 
-    def _trace(self, message: Message, error: FrontendError | None) -> None:
+    def _on_decision(self, message: Message, error: FrontendError | None, reply: Reply | None) -> None:
         self._refusal = error
         if error is None:
             self._log.debug("%s %s", message.name, message.payload)
+        if self._trace is not None:
+            self._trace.decide(message, error, reply, self._session.ring_states())
 
     def _watch_rings(self) -> None:
         """Looks once more when the front-end has been quiet: rings that wait then wait for something."""

@@ -12,10 +12,12 @@ from vhostuser.datapath.vring import PacketDevice, VringCounters
 from vhostuser.datapath.worker import Worker, WorkerEvent
 from vhostuser.net.config_space import ConfigSpace
 from vhostuser.net.device import NetDevice
+from vhostuser.net.events import describe
 from vhostuser.net.offer import protocol_offer, virtio_offer
 from vhostuser.net.port_link import Helper
 from vhostuser.ports.base import Port, parse_port
 from vhostuser.server.backend import Backend
+from vhostuser.server.device_trace import DeviceTrace
 from vhostuser.server.endpoint import Endpoint, endpoint_for
 from vhostuser.server.transport import Transport
 from vhostuser.stats.summary import summarise
@@ -41,10 +43,12 @@ class ServedDevice:
         worker: Worker,
         helper: Helper,
         on_finished: Callable[[str], None],
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
         self.log = DeviceLog(_log, {"device": config.name})
         self._on_finished = on_finished
+        self._trace = DeviceTrace(config.name, trace) if trace is not None else None
         self._backend: Backend | None = None
         self._endpoint: Endpoint | None = None
         self._port: Port = parse_port(config.port)
@@ -87,6 +91,8 @@ class ServedDevice:
         self._endpoint.open()
 
     def on_event(self, event: WorkerEvent) -> None:
+        if self._trace is not None:
+            self._trace.report(describe(event)[1])
         if not self.device.on_event(event):
             self._end_faulted()
 
@@ -126,7 +132,7 @@ class ServedDevice:
             self.log.warning("refused a second front-end (%s): one is connected", transport.peer())
             transport.close()
         else:
-            self._backend = Backend(transport, self.device, self.log, self._on_end)
+            self._backend = Backend(transport, self.device, self.log, self._on_end, self._trace)
 
     def _on_end(self, reason: str) -> None:
         self._backend = None

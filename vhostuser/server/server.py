@@ -19,6 +19,7 @@ from vhostuser.net.events import describe
 from vhostuser.server.helper import HelperThread
 from vhostuser.server.runner import LoopRunner
 from vhostuser.server.served_device import ServedDevice
+from vhostuser.server.trace_file import TraceFile
 
 _log = logging.getLogger("vhostuser")
 
@@ -28,11 +29,16 @@ _REAPER_SECONDS = 0.5
 class Server:
     """Serves ``devices`` from `start` to `close`, on the running loop; an async context manager does both.
 
+    ``trace`` is given each line of the trace of the control sockets (`stats.trace`); it must not wait.
+
     `start` raises EnvironmentLacksError, and leaves nothing behind, when a port or a socket cannot be had.
     """
 
-    def __init__(self, devices: Sequence[DeviceConfig]) -> None:
+    def __init__(
+        self, devices: Sequence[DeviceConfig], *, trace: Callable[[str], None] | None = None
+    ) -> None:
         self._configs = list(devices)
+        self._trace = trace
         self._served: list[ServedDevice] = []
         self._worker: Worker | None = None
         self._runner: LoopRunner | None = None
@@ -56,7 +62,9 @@ class Server:
         self._unfinished = len(self._configs)
         try:
             for number, config in enumerate(self._configs):
-                device = ServedDevice(config, number, self._worker, self._helper, self._on_device_finished)
+                device = ServedDevice(
+                    config, number, self._worker, self._helper, self._on_device_finished, self._trace
+                )
                 self._served.append(device)
             # None says that it listens before all of them can.
             for device in self._served:
@@ -114,12 +122,12 @@ class Server:
             self._finished.set()
 
 
-async def _serve(config: ServeConfig) -> None:
+async def _serve(config: ServeConfig, trace: Callable[[str], None] | None) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Server(config.device) as server:
+    async with Server(config.device, trace=trace) as server:
         finished = asyncio.create_task(server.wait_finished())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -138,8 +146,13 @@ def run(config: ServeConfig) -> int:
     Raises EnvironmentLacksError, PeerError.
     """
     _raise_fd_limit()
-    with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
-        runner.run(_serve(config))
+    trace = TraceFile(config.trace) if config.trace is not None else None
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory(config.loop)) as runner:
+            runner.run(_serve(config, trace.write if trace is not None else None))
+    finally:
+        if trace is not None:
+            trace.close()
     return 0
 
 

@@ -27,8 +27,8 @@ from vhostuser.wire.requests import FRONTEND_REQUESTS, Gate, RequestRow, RingRul
 REQUEST_GROUPS: Final = (FeatureRequests, MemoryRequests, RingRequests, NetworkRequests)
 """Who serves which request: the handler that its row names is a method of exactly one of these."""
 
-Trace = Callable[[Message, RequestError | None], None]
-"""Told of each request once its fate is decided: None if it was served, else why it was refused."""
+Trace = Callable[[Message, RequestError | None, Reply | None], None]
+"""Told of each request once its fate is decided: why it was refused, if it was, and what is answered."""
 
 
 class Session:
@@ -62,6 +62,10 @@ class Session:
     def ring_state(self, index: int) -> RingState:
         ring = self._said.rings.get(index)
         return ring.state if ring is not None else INITIAL
+
+    def ring_states(self) -> dict[int, RingState]:
+        """Of every ring that was ever named on this connection."""
+        return {index: ring.state for index, ring in self._said.rings.items()}
 
     def handle(self, message: Message) -> Reply | Pending | None:
         """Serve one request. What is returned is sent before the next message is read."""
@@ -99,9 +103,13 @@ class Session:
         error = outcome if isinstance(outcome, RequestError) else None
         if error is not None:
             error.within(_where(asked.message))
-        if self._trace is not None:
-            self._trace(asked.message, error)
-        return decide(asked, outcome)
+        reply = None
+        try:
+            reply = decide(asked, outcome)
+        finally:
+            if self._trace is not None:
+                self._trace(asked.message, error, reply)
+        return reply
 
     # What is legal
 
