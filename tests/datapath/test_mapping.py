@@ -260,3 +260,20 @@ def test_every_slot_can_be_filled_and_emptied() -> None:
         memory = smaller
     assert live_regions() == 1
     memory.close()
+
+
+def test_table_has_a_region_with_its_file_and_not_with_another() -> None:
+    fds = [memfd(), memfd()]
+    again, other = os.dup(fds[1]), memfd()
+    memory = MappedMemory([region(), region(gpa=1 << 32)], fds)
+    assert memory.has(region(gpa=1 << 32), again)
+    assert not memory.has(region(gpa=1 << 32), other)
+    assert not memory.has(region(gpa=1 << 32, size=PAGE), again)
+    rest = memory.minus(region(gpa=1 << 32))
+    assert rest is not None
+    assert not rest.has(region(gpa=1 << 32), again)
+    larger = rest.plus(region(gpa=2 << 32), again)
+    assert larger.has(region(gpa=2 << 32), again)
+    for table in (memory, rest, larger):
+        table.close()
+    os.close(other)

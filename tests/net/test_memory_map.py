@@ -155,7 +155,7 @@ def test_what_is_refused_leaves_memory_and_rings_as_they_are(rig: Rig) -> None:
     rig.start(1)
     before, fds = live_regions(), open_fds()
 
-    for region, size in ((rows(rig)[0], 1 << 20), (FAR, 4095)):
+    for region, size in ((rows(rig)[0], 1 << 20), (FAR, 4095)):  # the same region of another file
         with pytest.raises(RequestError):
             rig.device.add_mem_reg(region, memfd(size))
     with pytest.raises(RequestError, match="no region has 0x1000 bytes at guest address 0x10000000000"):
@@ -169,3 +169,45 @@ def test_what_is_refused_leaves_memory_and_rings_as_they_are(rig: Rig) -> None:
 def test_removal_before_there_is_any_memory_is_refused(rig: Rig) -> None:
     with pytest.raises(RequestError, match="there is no memory, so none of 0x1000 bytes at"):
         rig.device.rem_mem_reg(FAR)
+
+
+def test_region_that_is_there_may_be_added_again(rig: Rig) -> None:
+    """As QEMU 7.2 does it, once for each queue pair."""
+    rig.start(1)
+    before, fds = live_regions(), open_fds()
+
+    for region, fd in zip(rows(rig), rig.memory.fds(), strict=True):
+        rig.device.add_mem_reg(region, os.dup(fd))
+
+    assert (live_regions(), open_fds()) == (before, fds)
+    assert rig.settle() == []
+
+
+def test_region_that_was_removed_may_be_removed_again(rig: Rig) -> None:
+    rig.start(1)
+    fd = memfd()
+    for _ in range(2):
+        rig.device.add_mem_reg(FAR, os.dup(fd))
+    before = live_regions()
+    for _ in range(3):
+        rig.device.rem_mem_reg(FAR)
+    assert live_regions() == before - 1
+
+    # It can come back, and go once more; and when all is gone the last ones may go again.
+    rig.device.add_mem_reg(FAR, fd)
+    assert live_regions() == before
+    for region in [*rows(rig), FAR] * 2:
+        rig.device.rem_mem_reg(region)
+    assert live_regions() == 0
+
+
+def test_what_was_removed_is_forgotten_with_the_front_end_and_after_509_others(rig: Rig) -> None:
+    for number in range(510):
+        rig.device.add_mem_reg(MemoryRegion(number << 32, 4096, 0x1000, 0), memfd())
+        rig.device.rem_mem_reg(MemoryRegion(number << 32, 4096, 0x1000, 0))
+    rig.device.rem_mem_reg(MemoryRegion(1 << 32, 4096, 0x1000, 0))
+    with pytest.raises(RequestError):
+        rig.device.rem_mem_reg(MemoryRegion(0, 4096, 0x1000, 0))
+    rig.device.disconnect()
+    with pytest.raises(RequestError):
+        rig.device.rem_mem_reg(MemoryRegion(1 << 32, 4096, 0x1000, 0))

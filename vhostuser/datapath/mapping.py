@@ -29,16 +29,23 @@ class MappedMemory:
         self._memory: _Memory = ffi.NULL
         try:
             self.table = RegionTable(regions)
+            self._files = dict(zip(regions, map(_file_of, fds), strict=True))
             self._memory = _map_all(self.table.regions, fds)
         finally:
             if self._memory == ffi.NULL:
                 reaper.close(fds)
 
     @classmethod
-    def _made(cls, table: RegionTable, memory: _Memory) -> MappedMemory:
+    def _made(
+        cls, table: RegionTable, files: dict[MemoryRegion, tuple[int, int]], memory: _Memory
+    ) -> MappedMemory:
         made = cls.__new__(cls)
-        made.table, made._memory = table, memory
+        made.table, made._files, made._memory = table, files, memory
         return made
+
+    def has(self, region: MemoryRegion, fd: int) -> bool:
+        """Whether just this region of just this file is in the table."""
+        return self._files.get(region) == _file_of(fd)
 
     def plus(self, region: MemoryRegion, fd: int) -> MappedMemory:
         """A table with one more region; takes ``fd`` as the constructor does. Nothing else is mapped anew."""
@@ -50,7 +57,7 @@ class MappedMemory:
             memory = lib.vu_memory_plus(self._memory, setup, failed_errno)
             if memory == ffi.NULL:
                 raise _cannot_be_mapped(len(self.table.regions), region, failed_errno[0])
-            return self._made(table, memory)
+            return self._made(table, self._files | {region: _file_of(fd)}, memory)
         finally:
             if memory == ffi.NULL:
                 reaper.close([fd])
@@ -63,7 +70,8 @@ class MappedMemory:
         memory = lib.vu_memory_minus(self._memory, region.gpa)
         if memory == ffi.NULL:
             raise MemoryError
-        return self._made(table, memory)
+        files = {kept: self._files[kept] for kept in table.regions}
+        return self._made(table, files, memory)
 
     @property
     def handle(self) -> _Memory:
@@ -92,6 +100,11 @@ def _map_all(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> _Memory:
     if memory == ffi.NULL:
         raise _cannot_be_mapped(failed_region[0], regions[failed_region[0]], failed_errno[0])
     return memory
+
+
+def _file_of(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _describe(setup: Any, region: MemoryRegion, fd: int) -> None:

@@ -24,6 +24,8 @@ UserAddr = NewType("UserAddr", int)
 _ADDRESS_END: Final = 1 << 64
 _FILE_END: Final = 1 << 63
 """An off_t ends here."""
+RegionIdentity = tuple[int, int, int]
+"""Guest address, size and user address: what REM_MEM_REG knows a region by."""
 MAX_TABLE_BYTES: Final = 1 << 44
 """16 TiB, more than any host has. A file is as long as its owner says and costs nothing until it is written,
 and a process has 128 TiB of addresses for all its guests."""
@@ -76,8 +78,8 @@ class RegionTable:
 
         Where in its file it begins does not matter: QEMU does not say so here. RequestError if none is it.
         """
-        key = _identity(region)
-        rest = [kept for kept in self.regions if _identity(kept) != key]
+        key = identity_of(region)
+        rest = [kept for kept in self.regions if identity_of(kept) != key]
         if len(rest) == len(self.regions):
             raise RequestError(
                 f"no region has {region.size:#x} bytes at guest address {region.gpa:#x} and user address "
@@ -186,8 +188,7 @@ def _check_region(number: int, region: MemoryRegion) -> None:
             raise RequestError(f"region {number}: {where} do not fit below {end:#x}")
 
 
-def _identity(region: MemoryRegion) -> tuple[int, int, int]:
-    """What REM_MEM_REG knows a region by."""
+def identity_of(region: MemoryRegion) -> RegionIdentity:
     return region.gpa, region.size, region.uva
 
 

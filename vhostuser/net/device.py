@@ -107,18 +107,15 @@ class NetDevice(RingControl):
         self._swap_memory(MappedMemory(regions, fds))
 
     def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
-        memory = self._memory.memory
-        self._swap_memory(MappedMemory([region], [fd]) if memory is None else memory.plus(region, fd))
+        self._swap_memory(self._memory.plus(region, fd))
 
     def rem_mem_reg(self, region: MemoryRegion) -> None:
-        if self._memory.memory is None:
-            raise RequestError(
-                f"there is no memory, so none of {region.size:#x} bytes at guest address {region.gpa:#x}"
-            )
-        self._swap_memory(self._memory.memory.minus(region))
+        self._swap_memory(self._memory.minus(region))
 
     def _swap_memory(self, memory: MappedMemory | None) -> None:
         """Rings that lie in what goes stop before it goes; those that lay in what comes go on."""
+        if memory is self._memory.memory:
+            return
         self._look_at_memory(None if memory is None else memory.table)
         if memory is not None:
             self._check_user_addresses(memory.table)

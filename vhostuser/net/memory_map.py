@@ -6,22 +6,62 @@ import logging
 
 from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.mapping import MappedMemory
+from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import PacketDevice
+from vhostuser.errors import RequestError
+from vhostuser.memory.regions import RegionIdentity, identity_of
+from vhostuser.wire.constants import MAX_MEM_SLOTS
+from vhostuser.wire.payloads import MemoryRegion
 
 
 class MemoryMap:
-    """Owns both mappings. Rings may run while either is swapped."""
+    """Owns both mappings. Rings may run while either is swapped.
+
+    QEMU before 8.0 says each region once a queue pair, and takes each back as often, a pair that is started
+    late long after the first (seen with 7.2). So what is there already may be added again, and what was
+    removed be removed again: nothing happens then.
+    """
 
     def __init__(self, packet: PacketDevice, log: logging.LoggerAdapter[logging.Logger]) -> None:
         self._packet = packet
         self._log = log
         self._memory: MappedMemory | None = None
         self._dirty_log: DirtyLog | None = None
+        self._removed: dict[RegionIdentity, None] = {}
+        """Not there, but once were; the last ones, as many as there are slots."""
 
     @property
     def memory(self) -> MappedMemory | None:
         """What rings and buffers may lie in; None before the first region has come and after the last."""
         return self._memory
+
+    def plus(self, region: MemoryRegion, fd: int) -> MappedMemory:
+        """The memory with one more region; as it is, if it has just that one. ``fd`` is taken, also with
+        RequestError."""
+        if self._memory is None:
+            memory = MappedMemory([region], [fd])
+        elif self._memory.has(region, fd):
+            reaper.close([fd])
+            return self._memory
+        else:
+            memory = self._memory.plus(region, fd)
+        self._removed.pop(identity_of(region), None)
+        return memory
+
+    def minus(self, region: MemoryRegion) -> MappedMemory | None:
+        """The memory without this region; None when nothing is left. RequestError if it never was there."""
+        identity = identity_of(region)
+        if identity in self._removed:
+            return self._memory
+        if self._memory is None:
+            raise RequestError(
+                f"there is no memory, so none of {region.size:#x} bytes at guest address {region.gpa:#x}"
+            )
+        memory = self._memory.minus(region)
+        self._removed[identity] = None
+        if len(self._removed) > MAX_MEM_SLOTS:
+            del self._removed[next(iter(self._removed))]
+        return memory
 
     def set_memory(self, memory: MappedMemory | None) -> None:
         """Takes ``memory`` over in place of the one before, which is given back."""
@@ -37,6 +77,7 @@ class MemoryMap:
     def clear(self) -> None:
         """The front-end has gone."""
         self.set_memory(None)
+        self._removed.clear()
         self._swap_log(None)
 
     def _swap_log(self, log: DirtyLog | None) -> None:
