@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from vhostuser.config import (
+    CpuList,
     DeviceConfig,
     FileMode,
     MacAddress,
@@ -160,7 +161,8 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         """
         log-format = "json"
         trace = "/var/log/vhostuser.trace"
-        workers = 0
+        workers = 2
+        cpus = "1,3-4"
         [[device]]
         socket-path = "/run/a.sock"
         port = "tap:a"
@@ -184,6 +186,8 @@ def test_a_file_has_the_same_words(tmp_path: Path) -> None:
         ),
         log_format="json",
         trace="/var/log/vhostuser.trace",
+        workers=2,
+        cpus=CpuList((1, 3, 4)),
     )
 
 
@@ -235,10 +239,25 @@ def test_a_file_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (
-            {"workers": 2},
-            "workers=2: this version has no worker threads; workers=0 lets the event loop run the rings",
+        ({"workers": 1025}, "workers=1025 is out of range: it may be 0 to 1024"),
+        ({"workers": -1}, "workers=-1 is out of range: it may be 0 to 1024"),
+        ({"cpus": "0"}, "cpus= is for worker threads: give workers=N with N from 1 on, too"),
+        *(
+            (
+                {"workers": 1, "cpus": word},
+                f"cpus={word}: a list of CPUs has numbers and ranges with commas between them, as in 0,2-5",
+            )
+            for word in ("", "1,", "-1", "x", 0, "1 2", "1--2", "\u0661")
         ),
+        ({"workers": 1, "cpus": "3-2"}, "cpus=3-2: 3-2 is no range of CPUs from 0 to 1023"),
+        ({"workers": 1, "cpus": "1024"}, "cpus=1024: 1024 is no range of CPUs from 0 to 1023"),
+        ({"workers": 1, "cpus": "0-2,2"}, "cpus=0-2,2: a CPU is named twice"),
+        ({"poll": "adaptive"}, "poll=adaptive: this version has only poll=event, to sleep until a kick"),
+        (
+            {"workers": 1, "poll": "busy"},
+            "poll=busy: this version has only poll=event, to sleep until a kick",
+        ),
+        ({"poll": "sleep"}, "poll=sleep is unknown: it may be event or adaptive or busy"),
         ({"loop": "uvlop"}, "loop=uvlop is unknown (did you mean 'uvloop'?)"),
         ({"log-level": "x"}, "log-level=x is unknown: it may be debug or info or warning or error"),
         ({"log-format": 3}, "log-format=3 is unknown: it may be text or json"),

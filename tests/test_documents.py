@@ -127,7 +127,7 @@ def test_a_name_that_does_not_exist_is_noticed() -> None:
     assert not is_known("server/poller.py")
     assert not is_known("Port.shut")
     assert not is_known("vu_worker_wait")
-    assert not is_known("--cpus")
+    assert not is_known("--cpu-list")
 
 
 @pytest.mark.parametrize("document", ["README.md", "vhostuser/ARCHITECTURE.md"])

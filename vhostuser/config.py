@@ -21,6 +21,8 @@ from vhostuser.wire.features import ProtocolFeature, VirtioFeature, parse_featur
 
 MAX_PAIRS = 128
 MAX_FD = 2**31 - 1
+MAX_WORKERS = 1024
+MAX_CPUS = 1024
 
 
 class MacAddress(bytes):
@@ -56,6 +58,27 @@ class FileMode(int):
 
     def __str__(self) -> str:
         return f"{int(self):04o}"
+
+
+class CpuList(tuple[int, ...]):
+    """CPU numbers as the kernel's own lists have them: `0,2-5`. In TOML as text, too."""
+
+    PATTERN: ClassVar[str] = r"^\d+(-\d+)?(,\d+(-\d+)?)*$"
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        if not isinstance(text, str) or not re.match(cls.PATTERN, text, re.ASCII):
+            raise ValueError("a list of CPUs has numbers and ranges with commas between them, as in 0,2-5")
+        cpus: list[int] = []
+        for word in text.split(","):
+            first, _, last = word.partition("-")
+            low, high = int(first), int(last or first)
+            if not low <= high < MAX_CPUS:
+                raise ValueError(f"{word} is no range of CPUs from 0 to {MAX_CPUS - 1}")
+            cpus.extend(range(low, high + 1))
+        if len(set(cpus)) < len(cpus):
+            raise ValueError("a CPU is named twice")
+        return cls(cpus)
 
 
 class _Checked(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -147,8 +170,13 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
 
     device: tuple[DeviceConfig, ...] = ()
     workers: Annotated[
-        int, Meta(ge=0, le=0, description="worker threads: 0, the event loop runs the rings")
+        int, Meta(ge=0, le=MAX_WORKERS, description="threads that run the rings; 0, the event loop does")
     ] = 0
+    cpus: Annotated[CpuList, Meta(description="CPUs of the worker threads, one each in turn")] | None = None
+    poll: Annotated[
+        Literal["event", "adaptive", "busy"],
+        Meta(description="how a worker waits: event sleeps until a kick"),
+    ] = "event"
     loop: Annotated[Literal["uvloop", "asyncio"], Meta(description="the event loop")] = "uvloop"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level logged")
@@ -159,12 +187,11 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
     trace: Annotated[str, Meta(min_length=1, description="file for a line a control message")] | None = None
 
     def __post_init__(self) -> None:
-        if self.workers != 0:
-            raise UsageError(
-                f"workers={self.workers}: this version has no worker threads; "
-                f"workers=0 lets the event loop run the rings"
-            )
         super().__post_init__()
+        if self.cpus is not None and not self.workers:
+            raise UsageError("cpus= is for worker threads: give workers=N with N from 1 on, too")
+        if self.poll != "event":
+            raise UsageError(f"poll={self.poll}: this version has only poll=event, to sleep until a kick")
         if not self.device:
             raise UsageError("there is no device: give one with socket-path= (or fd=) and port=")
         for key in ("name", "socket_path", "fd"):
@@ -274,7 +301,7 @@ def _check_value(key: str, value: object, kind: Any) -> Any:
 
 
 def _convert_custom(kind: type, value: object) -> object:
-    if not issubclass(kind, MacAddress | FileMode) or isinstance(value, kind):
+    if not issubclass(kind, MacAddress | FileMode | CpuList) or isinstance(value, kind):
         return value
     return kind.parse(value)
 

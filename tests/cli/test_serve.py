@@ -69,10 +69,12 @@ def test_several_devices_and_what_they_share(server: FakeServer) -> None:
     config = configured(
         server,
         "--device socket-path=/a,port=tap:a --device fd=3,port=tap:ifname=b,up=off "
-        "--workers 0 --loop asyncio --log-level debug --log-format json --trace /var/log/t",
+        "--workers 3 --cpus 0,2-3 --poll event --loop asyncio --log-level debug --log-format json "
+        "--trace /var/log/t",
     )
     assert [device.port for device in config.device] == ["tap:a", "tap:ifname=b,up=off"]
     assert (config.loop, config.log_level, config.log_format) == ("asyncio", "debug", "json")
+    assert (config.workers, config.cpus, config.poll) == (3, (0, 2, 3), "event")
     assert config.trace == "/var/log/t"
 
 
@@ -114,7 +116,10 @@ def test_the_server_says_how_it_ended(server: FakeServer, status: int) -> None:
             2,
             "--socket-path is for a server of one device: put it as a word",
         ),
-        ("-s /x --port echo --workers 1", 2, "workers=1: this version has no worker threads"),
+        ("-s /x --port echo --workers 1025", 2, "workers=1025 is out of range: it may be 0 to 1024"),
+        ("-s /x --port echo --cpus 0", 2, "cpus= is for worker threads: give workers=N"),
+        ("-s /x --port echo --workers 1 --cpus 1-", 2, "cpus=1-: a list of CPUs has numbers"),
+        ("-s /x --port echo --workers 1 --poll busy", 2, "poll=busy: this version has only poll=event"),
         ("-s /x --port echo --workers x", 2, "workers=x is not a number from 0 to 1024"),
         ("-s /x --port echo --loop trio", 2, "loop=trio is unknown"),
         ("-s /x --port echo --log-level inof", 2, "log-level=inof is unknown (did you mean 'info'?)"),

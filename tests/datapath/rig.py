@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import cast
+from typing import Self, cast
 
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
@@ -256,7 +256,7 @@ class Guest:
         self.features = features
         self.header_size = header_size(features)
         self.memory = GuestMemory(size, regions=regions, huge_page=huge_page)
-        self.device = PacketDevice(number, bench.worker)
+        self.device = PacketDevice(number, bench.workers)
         self.rings: list[Ring] = []
         self.is_closed = False
         self._tables: list[MappedMemory] = []
@@ -297,9 +297,9 @@ class Guest:
 
 @dataclass
 class Bench:
-    """One worker and the guests on it. A context manager."""
+    """Workers and the guests on them. A context manager."""
 
-    worker: Worker = field(default_factory=Worker)
+    workers: list[Worker] = field(default_factory=lambda: [Worker()])
     events: list[WorkerEvent] = field(default_factory=list)
     """All that was reported, in order."""
 
@@ -307,14 +307,20 @@ class Bench:
         self._stack = ExitStack()
         self.guests: list[Guest] = []
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        self.worker.close()
+        for worker in self.workers:
+            worker.close()
+
+    @property
+    def worker(self) -> Worker:
+        """The first, and the only one unless a test makes more."""
+        return self.workers[0]
 
     def guest(
         self,
@@ -335,15 +341,18 @@ class Bench:
         return [ring for guest in self.guests for ring in guest.rings]
 
     def turn(self) -> bool:
-        """One turn; whether work is left."""
-        more, events = self.worker.turn()
-        if events:
-            self.events += self.worker.events()
-        return more
+        """One turn of each; whether work is left."""
+        left = False
+        for worker in self.workers:
+            more, events = worker.turn()
+            left |= more
+            if events:
+                self.events += worker.events()
+        return left
 
     def wakes(self) -> bool:
-        """Whether the loop, which watches this one fd, would be woken now."""
-        return bool(select.select([self.worker.epoll_fd], [], [], 0)[0])
+        """Whether who watches the workers' epoll fds would be woken now."""
+        return bool(select.select([worker.epoll_fd for worker in self.workers], [], [], 0)[0])
 
     def settle(self) -> int:
         """Turns as the loop would until nothing is left to do; how many turns that took."""

@@ -11,7 +11,7 @@ from tests.datapath.rig import MODERN, Bench, Ring, V, frame
 from tests.datapath.wires import Wire, started
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import RingEnabled
-from vhostuser.datapath.worker import EventKind, Worker
+from vhostuser.datapath.worker import EventKind, Worker, paused
 from vhostuser.errors import EnvironmentLacksError
 
 TURN_PACKETS = 256
@@ -210,8 +210,8 @@ def test_paused_worker_touches_nothing(bench: Bench) -> None:
     tx.send(frame(1))
     tx.publish()
 
-    with bench.worker.paused():
-        with bench.worker.paused():
+    with paused([bench.worker]):
+        with paused([bench.worker]):
             assert bench.worker.turn()[0]
         assert bench.worker.turn()[0], "pauses nest"
         assert tx.used_index == 0
@@ -234,7 +234,7 @@ def test_what_came_while_paused_is_not_lost(bench: Bench, wire: Wire) -> None:
     rx.add_writable([2048])
     rx.publish()
 
-    with bench.worker.paused():
+    with paused([bench.worker]):
         bench.worker.turn()
     assert bench.wakes() or bench.worker.turn()[0]
     while tx.used_index < 1024:
@@ -248,7 +248,7 @@ def test_ring_that_is_started_while_paused_is_looked_at(bench: Bench) -> None:
     _, tx = bench.guest().pair(PortKind.SINK)
     tx.send(frame(1))
     tx.queue.publish()
-    with bench.worker.paused():
+    with paused([bench.worker]):
         tx.start()
         assert tx.used_index == 0
 

@@ -30,7 +30,7 @@ class Rig:
         self.worker = Worker()
         self.port = FakePort(queues)
         self.helper = StepHelper()
-        self.packet = PacketDevice(0, self.worker)
+        self.packet = PacketDevice(0, [self.worker])
         self.device = NetDevice(
             self.packet,
             self.port,

@@ -19,7 +19,7 @@ class Rig:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.worker = Worker()
-        self.packet = PacketDevice(0, self.worker)
+        self.packet = PacketDevice(0, [self.worker])
         self.queues = [os.eventfd(0), os.eventfd(0)]
         self.told: dict[int, tuple[int, bool]] = {}
         self.ports = PairPorts(self.packet, PortOps(PortKind.FD, tuple(self.queues)), 2, LOG)

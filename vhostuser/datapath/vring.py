@@ -1,4 +1,5 @@
-"""The device's and its vrings' Python face: configure, start, stop, count. Every change pauses the worker.
+"""The device's and its vrings' Python face: configure, start, stop, count. Every change pauses the workers
+that it is about.
 
 fds are borrowed: whoever passes one keeps owning it, and keeps it open until the ring is stopped, the fd is
 swapped, or the port is unset.
@@ -6,6 +7,8 @@ swapped, or the port is unset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -14,7 +17,7 @@ from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.faults import DROP_NAMES, explain
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
-from vhostuser.datapath.worker import Worker
+from vhostuser.datapath.worker import Worker, paused
 from vhostuser.errors import GuestError
 from vhostuser.wire.features import VirtioFeature
 
@@ -71,10 +74,15 @@ class VringCounters:
 
 
 class PacketDevice:
-    """C's view of one device, on one worker."""
+    """C's view of one device, its pairs spread over ``workers``.
 
-    def __init__(self, device_id: int, worker: Worker) -> None:
-        self.worker = worker
+    Pair n starts out on worker (device + n) modulo their number: devices of one pair spread, and so do the
+    pairs of one device, without anybody keeping account of who comes and goes.
+    """
+
+    def __init__(self, device_id: int, workers: Sequence[Worker]) -> None:
+        self._id = device_id
+        self._workers = workers
         self.handle = lib.vu_device_new(device_id)
         if self.handle == ffi.NULL:
             raise MemoryError
@@ -83,8 +91,9 @@ class PacketDevice:
     def pair(self, n: int) -> RingPair:
         """Pair n, made when it is first asked for."""
         if n not in self._pairs:
-            with self.worker.paused():
-                self._pairs[n] = RingPair(self, n)
+            worker = self._workers[(self._id + n) % len(self._workers)]
+            with paused([worker]):
+                self._pairs[n] = RingPair(self, n, worker)
         return self._pairs[n]
 
     @property
@@ -92,8 +101,27 @@ class PacketDevice:
         """Those that were ever asked for."""
         return self._pairs
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Inside, nothing of the device runs: one pause around several changes, each of which pauses too.
+
+        The workers of its pairs stand still, with whatever else is on them; see `worker.paused`.
+        """
+        return paused({pair.worker for pair in self._pairs.values()})
+
+    def move(self, workers: Sequence[Worker]) -> None:
+        """From now on its pairs are spread over these, running or not; nothing of what they do is lost.
+
+        What the old workers have reported of them is still in their queues. Raises nothing: a ring whose
+        kick fd the kernel does not watch is broken and reported.
+        """
+        with paused({*workers, *(pair.worker for pair in self._pairs.values())}):
+            self._workers = workers
+            for n, pair in self._pairs.items():
+                pair.worker = workers[(self._id + n) % len(workers)]
+                lib.vu_pair_move(pair.handle, pair.worker.handle)
+
     def set_features(self, features: VirtioFeature) -> None:
-        with self.worker.paused():
+        with self.paused():
             lib.vu_device_set_features(self.handle, int(features))
 
     def set_memory(self, memory: MappedMemory | None) -> None:
@@ -102,14 +130,14 @@ class PacketDevice:
         The device holds a reference of its own; the old one's is dropped here, so close the old
         MappedMemory (last reference: unmaps) off the loop.
         """
-        with self.worker.paused():
+        with self.paused():
             old = lib.vu_device_set_memory(self.handle, ffi.NULL if memory is None else memory.handle)
         lib.vu_memory_put(old)
 
     def set_log(self, log: DirtyLog | None) -> None:
         """Where writes are marked from now on, while LOG_ALL is acknowledged. The old one is the caller's
         again and gets no further bit."""
-        with self.worker.paused():
+        with self.paused():
             lib.vu_device_set_log(self.handle, ffi.NULL if log is None else log.handle)
 
     @property
@@ -117,14 +145,14 @@ class PacketDevice:
         return bool(lib.vu_device_faulted(self.handle))
 
     def clear_fault(self) -> None:
-        with self.worker.paused():
+        with self.paused():
             lib.vu_device_clear_fault(self.handle)
 
     def close(self) -> None:
         """Frees pairs and device; their fds may be closed afterwards. Every ring must be stopped."""
         if self.handle == ffi.NULL:
             return
-        with self.worker.paused():
+        with self.paused():
             for pair in self._pairs.values():
                 lib.vu_pair_free(pair.handle)
             self._pairs.clear()
@@ -133,11 +161,11 @@ class PacketDevice:
 
 
 class RingPair:
-    """Two rings and the port queue behind them."""
+    """Two rings and the port queue behind them, on one worker."""
 
-    def __init__(self, device: PacketDevice, n: int) -> None:
-        self._device = device
-        self.handle = lib.vu_pair_new(device.handle, device.worker.handle, n)
+    def __init__(self, device: PacketDevice, n: int, worker: Worker) -> None:
+        self.worker = worker
+        self.handle = lib.vu_pair_new(device.handle, worker.handle, n)
         if self.handle == ffi.NULL:
             raise MemoryError
 
@@ -146,7 +174,7 @@ class RingPair:
     ) -> None:
         """What the frames of this pair come from and go to. ``reads``: this pair empties the port's queue."""
         number = _NO_PORT if kind is None else _PORT_KINDS[kind]
-        with self._device.worker.paused():
+        with paused([self.worker]):
             lib.vu_pair_set_port(self.handle, number, fd, reads, frame_size)
 
     def start(self, ring: int, setup: VringSetup) -> None:
@@ -170,35 +198,36 @@ class RingPair:
                 "log": setup.log_address,
             },
         )
-        with self._device.worker.paused():
+        with paused([self.worker]):
             self._check(ring, lib.vu_vring_start(self.handle, ring, c_setup))
 
     def stop(self, ring: int) -> int:
         """Stops it, running or not; returns the next available index, equal to the used index."""
-        with self._device.worker.paused():
+        with paused([self.worker]):
             return lib.vu_vring_stop(self.handle, ring)
 
     def set_enabled(self, ring: int, enabled: RingEnabled) -> None:
-        with self._device.worker.paused():
+        with paused([self.worker]):
             lib.vu_vring_set_enabled(self.handle, ring, enabled)
 
     def set_kick(self, ring: int, fd: int, is_drained: bool) -> None:
-        with self._device.worker.paused():
+        with paused([self.worker]):
             self._check(ring, lib.vu_vring_set_kick(self.handle, ring, fd, is_drained))
 
     def set_call(self, ring: int, fd: int) -> None:
-        with self._device.worker.paused():
+        with paused([self.worker]):
             lib.vu_vring_set_call(self.handle, ring, fd)
 
     def set_log(self, ring: int, is_logged: bool, address: int) -> None:
-        with self._device.worker.paused():
+        with paused([self.worker]):
             lib.vu_vring_set_log(self.handle, ring, is_logged, address)
 
     def set_err(self, ring: int, fd: int) -> None:
-        with self._device.worker.paused():
+        with paused([self.worker]):
             lib.vu_vring_set_err(self.handle, ring, fd)
 
     def counters(self, ring: int) -> VringCounters:
+        """Up to a moment ago; pauses nobody."""
         c = ffi.new("struct vu_counters *")
         lib.vu_vring_counters(self.handle, ring, c)
         drops = {name: c.drops[i] for i, name in enumerate(DROP_NAMES) if c.drops[i]}

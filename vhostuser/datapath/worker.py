@@ -1,8 +1,9 @@
-"""The worker's Python face: turning it, pausing it, reading what it reports."""
+"""The worker's Python face: turning it or giving it a thread, pausing it, reading what it reports."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -38,7 +39,9 @@ class WorkerEvent:
 
 
 class Worker:
-    """Runs ring pairs whenever it is turned. Must outlive every device that was given it.
+    """Runs ring pairs whenever it is turned, by `turn` or by a thread of its own between `start` and `stop`.
+
+    Must outlive every device that was given it.
 
     Raises EnvironmentLacksError when the kernel has no epoll fd left.
     """
@@ -62,6 +65,27 @@ class Worker:
         result = lib.vu_worker_turn(self.handle, timeout_ms)
         return bool(result & lib.VU_TURN_MORE), bool(result & lib.VU_TURN_EVENTS)
 
+    def start(self, name: str, events_fd: int, cpu: int | None = None) -> None:
+        """A C thread turns it from now on and sleeps in between; it never takes the GIL.
+
+        ``name`` (15 characters) is what `top -H` shows. ``events_fd``, an eventfd that stays the caller's, is
+        written when `events` has something. ``cpu``: the only one the thread may use. Raises
+        EnvironmentLacksError, and nothing runs, when the kernel has no thread or no such CPU for us.
+        """
+        error = lib.vu_worker_start(self.handle, name.encode(), -1 if cpu is None else cpu, events_fd)
+        if error == -errno.EINVAL and cpu is not None:
+            raise EnvironmentLacksError(
+                f"there is no CPU {cpu} for a packet worker: `taskset -p $$` shows which ones may be used"
+            )
+        if error:
+            raise EnvironmentLacksError(
+                f"no thread for a packet worker ({strerror(-error)}): raise `ulimit -u` or lower --workers"
+            )
+
+    def stop(self) -> None:
+        """Ends the thread, if there is one, after the turn that it is in: that is when this returns."""
+        lib.vu_worker_stop(self.handle)
+
     def events(self) -> Iterator[WorkerEvent]:
         """What was reported since last time, in order."""
         while count := lib.vu_worker_events(self.handle, self._events, _EVENTS):
@@ -70,20 +94,29 @@ class Worker:
                 values = (event.value[0], event.value[1], event.value[2], event.value[3])
                 yield WorkerEvent(EventKind(event.kind), event.device, event.ring, event.error, values)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Inside, the worker holds nothing of any device and starts no turn: the time to change things.
-
-        Nests. The one primitive of every change: rings, fds, memory, ports.
-        """
-        lib.vu_worker_pause(self.handle)
-        try:
-            yield
-        finally:
-            lib.vu_worker_resume(self.handle)
-
     def close(self) -> None:
-        """Every device of it must have been closed."""
+        """Every device of it must have been closed. Ends its thread."""
         if self.handle != ffi.NULL:
+            lib.vu_worker_stop(self.handle)
             lib.vu_worker_free(self.handle)
             self.handle = ffi.NULL
+
+
+@contextmanager
+def paused(workers: Iterable[Worker]) -> Iterator[None]:
+    """Inside, they hold nothing of any device and start no turn: the time to change things. Nests.
+
+    The one primitive of every change: rings, fds, memory, ports. It waits for the turns that threads are in,
+    so for the longest of those: about 500 us at most, but as long as a page fault takes where somebody in
+    user space handles it. Where several changes belong together, pause once around them.
+    """
+    handles = [worker.handle for worker in workers]
+    for handle in handles:
+        lib.vu_worker_hold(handle)
+    try:
+        for handle in handles:
+            lib.vu_worker_quiesce(handle)
+        yield
+    finally:
+        for handle in handles:
+            lib.vu_worker_resume(handle)

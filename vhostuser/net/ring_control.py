@@ -148,17 +148,19 @@ class RingControl(ABC):
 
     def _settle(self, *indices: int) -> None:
         """Brings port and rings to where the items now say."""
-        for index in indices:
-            if self._rings[index].runs and not self._is_ready(self._rings[index]):
-                self._stop(index)
-        self._follow_port()
-        for index in indices:
-            self._settle_ring(index)
+        with self._packet.paused():
+            for index in indices:
+                if self._rings[index].runs and not self._is_ready(self._rings[index]):
+                    self._stop(index)
+            self._follow_port()
+            for index in indices:
+                self._settle_ring(index)
 
     def _settle_all(self) -> None:
-        self._follow_port()
-        for index in list(self._rings):
-            self._settle_ring(index)
+        with self._packet.paused():
+            self._follow_port()
+            for index in list(self._rings):
+                self._settle_ring(index)
 
     def _follow_port(self) -> None:
         """Tells the port whether the device runs and which of its queues are used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from vhostuser.config import DeviceConfig
@@ -40,7 +40,7 @@ class ServedDevice:
         self,
         config: DeviceConfig,
         device_id: int,
-        worker: Worker,
+        workers: Sequence[Worker],
         helper: Helper,
         on_finished: Callable[[str], None],
         trace: Callable[[str], None] | None = None,
@@ -58,7 +58,7 @@ class ServedDevice:
                 self._port.set_mtu(config.mtu)
             virtio_off, protocol_off = config.disabled_features()
             own_config = config.config_space or config.mac is not None
-            self._packet = PacketDevice(device_id, worker)
+            self._packet = PacketDevice(device_id, workers)
             self.device = NetDevice(
                 self._packet,
                 self._port,

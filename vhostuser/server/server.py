@@ -1,4 +1,4 @@
-"""The server: any number of devices, one worker, one helper thread, one loop; and `run` for `serve`."""
+"""The server: any number of devices, their workers, one helper thread, one loop; and `run` for `serve`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vhostuser.datapath.worker import EventKind, Worker, WorkerEvent
 from vhostuser.errors import PeerError
 from vhostuser.net.events import describe
 from vhostuser.server.helper import HelperThread
-from vhostuser.server.runner import LoopRunner
+from vhostuser.server.runner import LoopRunner, Runner, ThreadRunner
 from vhostuser.server.served_device import ServedDevice
 from vhostuser.server.trace_file import TraceFile
 
@@ -29,19 +29,27 @@ _REAPER_SECONDS = 0.5
 class Server:
     """Serves ``devices`` from `start` to `close`, on the running loop; an async context manager does both.
 
+    ``workers``: threads that run the rings, each on one of ``cpus`` if there are any; 0, and the loop does.
     ``trace`` is given each line of the trace of the control sockets (`stats.trace`); it must not wait.
 
     `start` raises EnvironmentLacksError, and leaves nothing behind, when a port or a socket cannot be had.
     """
 
     def __init__(
-        self, devices: Sequence[DeviceConfig], *, trace: Callable[[str], None] | None = None
+        self,
+        devices: Sequence[DeviceConfig],
+        *,
+        workers: int = 0,
+        cpus: Sequence[int] = (),
+        trace: Callable[[str], None] | None = None,
     ) -> None:
         self._configs = list(devices)
+        self._worker_threads = workers
+        self._cpus = tuple(cpus)
         self._trace = trace
         self._served: list[ServedDevice] = []
-        self._worker: Worker | None = None
-        self._runner: LoopRunner | None = None
+        self._workers: list[Worker] = []
+        self._runner: Runner | None = None
         self._helper: HelperThread | None = None
         self._unfinished = 0
         self._finished = asyncio.Event()
@@ -56,14 +64,17 @@ class Server:
 
     async def start(self) -> None:
         """Opens every port, then every socket: when this returns, front-ends can connect."""
-        self._worker = Worker()
         self._helper = HelperThread()
-        self._runner = LoopRunner(self._worker, self._on_event)
         self._unfinished = len(self._configs)
         try:
+            self._workers.extend(Worker() for _ in range(max(self._worker_threads, 1)))
+            if self._worker_threads:
+                self._runner = ThreadRunner(self._workers, self._on_event, self._cpus)
+            else:
+                self._runner = LoopRunner(self._workers[0], self._on_event)
             for number, config in enumerate(self._configs):
                 device = ServedDevice(
-                    config, number, self._worker, self._helper, self._on_device_finished, self._trace
+                    config, number, self._workers, self._helper, self._on_device_finished, self._trace
                 )
                 self._served.append(device)
             # None says that it listens before all of them can.
@@ -91,17 +102,18 @@ class Server:
         if self._helper is not None:
             await self._helper.close()
             self._helper = None
+        # A thread that is about to report something must not come late, when there is no device to tell.
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
         for device in self._served:
             device.close()
         self._served.clear()
         # What front-ends sent may hang; their own trouble, and the process can end without it.
         await asyncio.to_thread(reaper.wait, _REAPER_SECONDS)
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
 
     def counters(self) -> dict[str, dict[int, VringCounters]]:
         """By device name and ring index."""
@@ -127,7 +139,7 @@ async def _serve(config: ServeConfig, trace: Callable[[str], None] | None) -> No
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Server(config.device, trace=trace) as server:
+    async with Server(config.device, workers=config.workers, cpus=config.cpus or (), trace=trace) as server:
         finished = asyncio.create_task(server.wait_finished())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)

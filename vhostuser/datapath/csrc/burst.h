@@ -60,12 +60,12 @@ static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struc
         if (vu_logs(ops, vring->pair->device))
             ops->mark_used(vring, chains, (uint16_t)done);
         vring->used_anything = true;
-        vring->counters.chains += done;
-        vring->counters.bursts++;
+        vu_count(&vring->counters.chains, done);
+        vu_count(&vring->counters.bursts, 1);
         if (ops->wants_call(vring))
             vu_vring_call(vring);
         else
-            vring->counters.calls_suppressed++;
+            vu_count(&vring->counters.calls_suppressed, 1);
     }
     if (vu_unlikely(error < 0))
         vu_vring_break(vring, error);
@@ -116,9 +116,9 @@ static vu_always_inline int vu_dequeue_header(const struct vu_device *device,
 static vu_always_inline void vu_count_frame(struct vu_counters *counters, const struct vu_net_hdr *header,
                                             uint32_t length)
 {
-    counters->packets++;
-    counters->bytes += length;
-    counters->offloads += header->flags | header->gso_type ? 1 : 0;
+    vu_count(&counters->packets, 1);
+    vu_count(&counters->bytes, length);
+    vu_count(&counters->offloads, header->flags | header->gso_type ? 1 : 0);
 }
 
 /* Receive chains being filled: scratch->rx[used..fetched) are fetched and empty. */

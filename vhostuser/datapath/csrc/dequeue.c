@@ -28,7 +28,7 @@ static vu_always_inline struct vu_cursor frame_at(const struct tx *tx, const str
 static vu_always_inline void tx_complete(struct tx *tx, int drop)
 {
     if (vu_unlikely(drop >= 0))
-        tx->vring->counters.drops[drop]++;
+        vu_count(&tx->vring->counters.drops[drop], 1);
     tx->done++;
 }
 
@@ -69,7 +69,7 @@ static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct v
         vu_iov_gather(tx->scratch->linear, frame_at(tx, chain), length);
         list[1] = (struct iovec){tx->scratch->linear, length};
         count = 2;
-        tx->vring->counters.linearised++;
+        vu_count(&tx->vring->counters.linearised, 1);
     }
     do
         written = writev(tx->pair->port_fd, list, (int)count);
@@ -129,7 +129,7 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
                     open ? vu_enqueue_copy(ops, &rx, &copy, frame_at(tx, chain), length) : VU_DROP_NO_BUFFERS;
             /* Taken from the sender, not delivered: the receiver's loss. */
             if (vu_unlikely(drop >= 0)) {
-                rx.vring->counters.drops[drop]++;
+                vu_count(&rx.vring->counters.drops[drop], 1);
                 drop = -1;
             }
         }
@@ -201,7 +201,7 @@ static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct 
     while (!vu_burst_spent(&burst)) {
         uint32_t done = dequeue_burst(ops, pair, &burst);
 
-        if (vring->state != VU_VRING_RUNNING || pair->port_blocked || pair->device->faulted) {
+        if (vring->state != VU_VRING_RUNNING || pair->port_blocked || vu_device_is_faulted(pair->device)) {
             pair->ready &= ~(uint32_t)VU_READY_TX;
             break;
         }

@@ -63,12 +63,12 @@ struct vu_log *vu_device_set_log(struct vu_device *device, struct vu_log *log)
 
 int vu_device_faulted(const struct vu_device *device)
 {
-    return device->faulted;
+    return vu_device_is_faulted(device);
 }
 
 void vu_device_clear_fault(struct vu_device *device)
 {
-    device->faulted = false;
+    __atomic_store_n(&device->faulted, false, __ATOMIC_RELAXED);
 }
 
 void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where)
@@ -76,9 +76,9 @@ void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int err
     struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = error};
     const struct vu_region *region = NULL;
 
-    if (device->faulted)
+    /* Reported once, though all its workers may find it at the same time. */
+    if (__atomic_exchange_n(&device->faulted, true, __ATOMIC_RELAXED))
         return;
-    device->faulted = true;
     event.value[0] = where;
     if (error == VU_ERR_MEMORY_FAULT)
         region =

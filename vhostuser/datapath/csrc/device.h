@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One virtio-net device as the packet side sees it: its memory, what was negotiated, its ring pairs and
- * the port queue behind each.  Everything here that changes a device or a pair may only be called while
- * the pair's worker is paused (worker.h); nothing here touches guest memory.
+ * the port queue behind each.  Everything here that changes a pair may only be called while its worker is
+ * paused (worker.h), what changes a device, while the workers of all its pairs are; nothing here touches
+ * guest memory.
  */
 #ifndef VU_DEVICE_H
 #define VU_DEVICE_H
@@ -71,6 +72,10 @@ void vu_device_clear_fault(struct vu_device *device);
 
 /* Pair n of `device`, served by `worker`.  NULL when out of memory. */
 struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, uint32_t n);
+/* From now on `worker` serves the pair, running or not; both workers must be paused.  Its rings are looked
+   at once.  A kick fd that the new worker cannot watch breaks its ring, a port fd is gone; both are
+   reported. */
+void vu_pair_move(struct vu_pair *pair, struct vu_worker *worker);
 /* Both rings must be stopped. */
 void vu_pair_free(struct vu_pair *pair);
 /* fd is used for VU_PORT_FD only and stays the caller's; reads: 1 when this pair reads the port queue too
@@ -94,6 +99,7 @@ void vu_vring_set_err(struct vu_pair *pair, int ring, int fd);
 void vu_vring_set_log(struct vu_pair *pair, int ring, int logged, uint64_t address);
 /* VU_OK or the vu_error that broke the ring or kept it from starting; values: four of them, for the log. */
 int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values);
+/* A copy of what it has done so far; the worker may be at it (stale by a burst, no value torn). */
 void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters);
 
 #endif

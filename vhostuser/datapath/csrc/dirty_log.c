@@ -37,7 +37,7 @@ void vu_log_free(struct vu_log *log)
 
 uint64_t vu_log_outside(const struct vu_log *log)
 {
-    return log->outside;
+    return __atomic_load_n(&log->outside, __ATOMIC_RELAXED);
 }
 
 int vu_log_owns(const struct vu_log *log, const void *host)
@@ -56,7 +56,7 @@ void vu_log_mark(struct vu_log *log, uint64_t gpa, uint64_t length)
         uint8_t bit = (uint8_t)(1u << (page & 7));
 
         if (vu_unlikely(page >> 3 >= log->size)) {
-            log->outside += length;
+            __atomic_fetch_add(&log->outside, length, __ATOMIC_RELAXED);
             return;
         }
         /* Release: pairs with the front-end's exchange of the word, after which it reads the page.  A bit

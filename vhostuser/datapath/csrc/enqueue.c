@@ -108,7 +108,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         burst->cost += VU_COST_SYSCALL;
         if (vu_unlikely(length < 0 && errno == EINVAL)) {
             /* A tap took this one frame off its queue and cannot describe it to us; others wait behind it. */
-            rx.vring->counters.drops[VU_DROP_PORT_REFUSED]++;
+            vu_count(&rx.vring->counters.drops[VU_DROP_PORT_REFUSED], 1);
             continue;
         }
         if (vu_unlikely(length <= 0)) {
@@ -117,7 +117,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         }
         burst->packets++;
         if (vu_unlikely(length < (ssize_t)sizeof(header))) {
-            rx.vring->counters.drops[VU_DROP_RUNT]++; /* no tap does it, another socket may */
+            vu_count(&rx.vring->counters.drops[VU_DROP_RUNT], 1); /* no tap does it, another socket may */
             continue;
         }
         length -= (ssize_t)sizeof(header);
@@ -130,7 +130,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
             vu_log_mark_pieces(rx.device->log, rx.device->memory, vu_enqueue_pieces(&rx),
                                rx.device->header_size, VU_MIN((uint64_t)length, in_place));
         if (vu_unlikely(drop >= 0))
-            rx.vring->counters.drops[drop]++;
+            vu_count(&rx.vring->counters.drops[drop], 1);
     }
     burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.walked * VU_COST_PIECE;
     vu_enqueue_end(ops, &rx);
@@ -173,7 +173,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
         if (drop >= 0) {
             /* Nothing is lost, since nothing was there; but a buffer that is too small stays for ever. */
             if (drop == VU_DROP_BUFFER_TOO_SMALL)
-                rx.vring->counters.drops[drop]++;
+                vu_count(&rx.vring->counters.drops[drop], 1);
             state = rx.empty ? PORT_STARVED : PORT_STUCK;
             break;
         }
@@ -199,7 +199,7 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
             state = pair->port_reads && !pair->port_gone ? burst_from_fd(ops, pair, &burst) : PORT_EMPTY;
         else
             state = pair->port_kind == VU_PORT_SOURCE ? burst_from_source(ops, pair, &burst) : PORT_EMPTY;
-        if (vring->state != VU_VRING_RUNNING || pair->device->faulted || state == PORT_EMPTY) {
+        if (vring->state != VU_VRING_RUNNING || vu_device_is_faulted(pair->device) || state == PORT_EMPTY) {
             pair->ready &= ~(uint32_t)VU_READY_RX;
             break;
         }

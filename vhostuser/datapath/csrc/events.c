@@ -18,7 +18,8 @@ void vu_event_put(struct vu_worker *worker, const struct vu_event *event)
 bool vu_events_pending(const struct vu_worker *worker)
 {
     return __atomic_load_n(&worker->events_head, __ATOMIC_RELAXED) !=
-           __atomic_load_n(&worker->events_tail, __ATOMIC_RELAXED);
+               __atomic_load_n(&worker->events_tail, __ATOMIC_RELAXED) ||
+           __atomic_load_n(&worker->events_overflow, __ATOMIC_RELAXED);
 }
 
 uint32_t vu_worker_events(struct vu_worker *worker, struct vu_event *events, uint32_t max)

@@ -9,34 +9,6 @@
 
 #define EXPECTED_AT_FIRST VU_FRAME_PLAIN
 
-struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, uint32_t n)
-{
-    struct vu_pair *pair = NULL;
-
-    if (posix_memalign((void **)&pair, VU_CACHE_LINE, sizeof(*pair)))
-        return NULL;
-    memset(pair, 0, sizeof(*pair));
-    pair->device = device;
-    pair->worker = worker;
-    pair->n = n;
-    pair->port_fd = -1;
-    pair->expected = EXPECTED_AT_FIRST;
-    for (uint32_t ring = 0; ring < 2; ring++) {
-        struct vu_vring *vring = &pair->vring[ring];
-
-        vring->pair = pair;
-        vring->index = 2 * n + ring;
-        vring->kick_fd = vring->call_fd = vring->err_fd = -1;
-    }
-    for (int kind = 0; kind < 3; kind++)
-        pair->sources[kind] = (struct vu_source){pair, (enum vu_source_kind)kind};
-    pair->next = device->pairs;
-    device->pairs = pair;
-    pair->next_served = worker->pairs;
-    worker->pairs = pair;
-    return pair;
-}
-
 static void unqueue(struct vu_pair *pair)
 {
     struct vu_worker *worker = pair->worker;
@@ -52,18 +24,90 @@ static void unqueue(struct vu_pair *pair)
     pair->queued = false;
 }
 
+static void unwatch_port(struct vu_pair *pair)
+{
+    if (pair->port_watched)
+        epoll_ctl(pair->worker->epoll_fd, EPOLL_CTL_DEL, pair->port_fd, NULL);
+    pair->port_watched = 0;
+}
+
+static void leave_worker(struct vu_pair *pair)
+{
+    struct vu_pair **link;
+
+    unwatch_port(pair);
+    unqueue(pair);
+    for (link = &pair->worker->pairs; *link != pair; link = &(*link)->next_served)
+        ;
+    *link = pair->next_served;
+}
+
+static void join_worker(struct vu_pair *pair, struct vu_worker *worker)
+{
+    pair->worker = worker;
+    pair->next_served = worker->pairs;
+    worker->pairs = pair;
+}
+
+struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, uint32_t n)
+{
+    struct vu_pair *pair = NULL;
+
+    if (posix_memalign((void **)&pair, VU_CACHE_LINE, sizeof(*pair)))
+        return NULL;
+    memset(pair, 0, sizeof(*pair));
+    pair->device = device;
+    pair->n = n;
+    pair->port_fd = -1;
+    pair->expected = EXPECTED_AT_FIRST;
+    for (uint32_t ring = 0; ring < 2; ring++) {
+        struct vu_vring *vring = &pair->vring[ring];
+
+        vring->pair = pair;
+        vring->index = 2 * n + ring;
+        vring->kick_fd = vring->call_fd = vring->err_fd = -1;
+    }
+    for (int kind = 0; kind < 3; kind++)
+        pair->sources[kind] = (struct vu_source){pair, (enum vu_source_kind)kind};
+    pair->next = device->pairs;
+    device->pairs = pair;
+    join_worker(pair, worker);
+    return pair;
+}
+
+void vu_pair_move(struct vu_pair *pair, struct vu_worker *worker)
+{
+    bool watched[2];
+
+    if (worker == pair->worker)
+        return;
+    for (int ring = 0; ring < 2; ring++) {
+        watched[ring] = pair->vring[ring].kick_watched;
+        vu_vring_unwatch_kick(&pair->vring[ring]);
+    }
+    leave_worker(pair);
+    join_worker(pair, worker);
+    for (int ring = 0; ring < 2; ring++) {
+        int error = watched[ring] ? vu_vring_watch_kick(&pair->vring[ring]) : VU_OK;
+
+        if (error)
+            vu_vring_break(&pair->vring[ring], error);
+    }
+    /* The port's events that the old worker had not looked at are lost: it is asked again. */
+    pair->port_blocked = false;
+    pair->starved = false;
+    vu_pair_wake(pair, VU_READY_TX | VU_READY_RX);
+    vu_pair_watch_port(pair);
+}
+
 void vu_pair_free(struct vu_pair *pair)
 {
     struct vu_pair **link;
 
-    vu_pair_set_port(pair, VU_PORT_NONE, -1, 0, 0);
-    unqueue(pair);
+    leave_worker(pair);
     for (link = &pair->device->pairs; *link != pair; link = &(*link)->next)
         ;
     *link = pair->next;
-    for (link = &pair->worker->pairs; *link != pair; link = &(*link)->next_served)
-        ;
-    *link = pair->next_served;
     free(pair);
 }
 
@@ -125,9 +169,7 @@ void vu_pair_port_gone(struct vu_pair *pair, int error)
 
 int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size)
 {
-    if (pair->port_watched)
-        epoll_ctl(pair->worker->epoll_fd, EPOLL_CTL_DEL, pair->port_fd, NULL);
-    pair->port_watched = 0;
+    unwatch_port(pair);
     pair->port_kind = (uint8_t)kind;
     pair->port_fd = fd;
     pair->port_reads = reads;

@@ -118,6 +118,12 @@ struct vu_vring {
     struct vu_counters counters;
 } vu_cache_aligned;
 
+/* One writer, and readers at any time: a plain store, but never a torn one. */
+static vu_always_inline void vu_count(uint64_t *counter, uint64_t by)
+{
+    __atomic_store_n(counter, *counter + by, __ATOMIC_RELAXED);
+}
+
 /* One descriptor chain, translated: pieces[first .. first+count) of the burst. */
 struct vu_chain {
     uint16_t head;  /* split: of the first descriptor; packed: the buffer's id */

@@ -3,6 +3,8 @@
 #ifndef VU_STATE_H
 #define VU_STATE_H
 
+#include <pthread.h>
+
 #include "guard.h"
 #include "net_hdr.h"
 #include "ring.h"
@@ -16,10 +18,15 @@ struct vu_device {
     bool general;             /* its rings are served by the general instances */
     uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
-    bool faulted; /* by the worker, sticky: no ring of the device is touched again */
+    bool faulted; /* by any of its workers, sticky: no ring of the device is touched again */
     uint32_t id;
     struct vu_pair *pairs;
 };
+
+static vu_always_inline bool vu_device_is_faulted(const struct vu_device *device)
+{
+    return __atomic_load_n(&device->faulted, __ATOMIC_RELAXED);
+}
 
 /* What a pair has to do; set by events, cleared when a burst finds nothing more. */
 #define VU_READY_TX 1
@@ -77,6 +84,16 @@ struct vu_scratch {
 
 #define VU_EVENTS 256
 
+/* quiesce.c.  Under its lock: */
+struct vu_gate {
+    pthread_mutex_t lock;
+    pthread_cond_t moved; /* any of the below */
+    uint32_t hold;        /* nested pauses */
+    bool turning;         /* a turn runs */
+    bool owed;            /* the worker's thread was kept from a turn and has not had it yet */
+    bool ending;          /* its thread has to end; read without the lock, too */
+};
+
 struct vu_worker {
     /* Worker's own. */
     int epoll_fd;
@@ -92,17 +109,27 @@ struct vu_worker {
     struct vu_guard guard;
     struct vu_source timer_source;
     struct vu_source wake_source;
-    /* Odd while a turn runs; written by the worker, read by vu_worker_pause. */
-    uint64_t epoch vu_cache_aligned;
-    /* Nested pauses, and pauses ever; written by the control side, read by the worker at each turn. */
-    uint32_t hold vu_cache_aligned;
-    uint32_t changes;
+    struct vu_gate gate vu_cache_aligned;
+    uint32_t changes; /* pauses ever; written by the control side, read by the worker at each turn */
+    /* The thread, while it has one: written before it starts and after it has ended. */
+    pthread_t thread;
+    bool has_thread;
+    int events_fd;
     /* Events up: one writer, one reader. */
     uint32_t events_head vu_cache_aligned;
     bool events_overflow;
     uint32_t events_tail vu_cache_aligned;
     struct vu_event events[VU_EVENTS];
 };
+
+/* quiesce.c: the worker's side.  Enter answers false while the worker is paused; await returns when it no
+   longer is, or when its thread has to end. */
+void vu_gate_open(struct vu_gate *gate);
+void vu_gate_close(struct vu_gate *gate);
+void vu_gate_end(struct vu_gate *gate, bool ending);
+bool vu_turn_enter(struct vu_worker *worker);
+void vu_turn_leave(struct vu_worker *worker);
+void vu_turn_await(struct vu_worker *worker);
 
 /* events.c */
 void vu_event_put(struct vu_worker *worker, const struct vu_event *event);
@@ -124,7 +151,12 @@ int vu_vring_translate(struct vu_vring *vring);
 /* vring.c: reads the position from used->idx; false when the ring broke. */
 bool vu_vring_first_look(struct vu_vring *vring);
 void vu_vring_call(struct vu_vring *vring);
+/* vring.c: has the pair's worker woken by its kick fd or, without one, by the timer.  Returns vu_error. */
+int vu_vring_watch_kick(struct vu_vring *vring);
+void vu_vring_unwatch_kick(struct vu_vring *vring);
 
+/* worker.c: ends its wait, now or the next one. */
+void vu_worker_wake(struct vu_worker *worker);
 /* worker.c: keeps the 1 ms timer running while rings without a kick fd are started. */
 void vu_worker_poll_rings(struct vu_worker *worker, int change);
 

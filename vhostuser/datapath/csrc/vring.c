@@ -26,7 +26,7 @@ void vu_vring_call(struct vu_vring *vring)
 {
     if (vring->call_fd < 0)
         return;
-    vring->counters.calls++;
+    vu_count(&vring->counters.calls, 1);
     poke(vring, vring->call_fd);
 }
 
@@ -75,7 +75,7 @@ int vu_vring_translate(struct vu_vring *vring)
     return VU_OK;
 }
 
-static int watch_kick(struct vu_vring *vring)
+int vu_vring_watch_kick(struct vu_vring *vring)
 {
     struct vu_pair *pair = vring->pair;
     /* Edge-triggered and never read: each write of the driver is one edge, and no wake-up is left over. */
@@ -94,7 +94,7 @@ static int watch_kick(struct vu_vring *vring)
     return VU_OK;
 }
 
-static void unwatch_kick(struct vu_vring *vring)
+void vu_vring_unwatch_kick(struct vu_vring *vring)
 {
     if (!vring->kick_watched)
         return;
@@ -138,7 +138,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->kick_armed = true;
     vring->region_hint = 0;
     vring->error = VU_OK;
-    if ((error = vu_vring_translate(vring)) || (error = watch_kick(vring))) {
+    if ((error = vu_vring_translate(vring)) || (error = vu_vring_watch_kick(vring))) {
         vring->error = error;
         return error;
     }
@@ -209,7 +209,7 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
 {
     struct vu_vring *vring = &pair->vring[ring];
 
-    unwatch_kick(vring);
+    vu_vring_unwatch_kick(vring);
     vring->state = VU_VRING_STOPPED;
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
     vu_pair_watch_port(pair);
@@ -237,10 +237,10 @@ int vu_vring_set_kick(struct vu_pair *pair, int ring, int fd, int drained)
     struct vu_vring *vring = &pair->vring[ring];
     int error;
 
-    unwatch_kick(vring);
+    vu_vring_unwatch_kick(vring);
     vring->kick_fd = fd;
     vring->kick_drained = drained;
-    error = watch_kick(vring);
+    error = vu_vring_watch_kick(vring);
     if (error)
         vu_vring_break(vring, error);
     else
@@ -277,5 +277,9 @@ int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values)
 
 void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters)
 {
-    *counters = pair->vring[ring].counters;
+    const uint64_t *from = (const uint64_t *)&pair->vring[ring].counters;
+    uint64_t *to = (uint64_t *)counters;
+
+    for (size_t i = 0; i < sizeof(*counters) / sizeof(*to); i++)
+        to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 }

@@ -11,7 +11,6 @@
 #include "watchdog.h"
 
 #define PERIOD_NS 2000000
-#define SIGNAL (SIGRTMAX - 3)
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
@@ -48,12 +47,12 @@ static void on_tick(int number)
 static bool make(void)
 {
     struct sigaction action = {.sa_handler = on_tick}; /* without SA_RESTART: to interrupt is its purpose */
-    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGNAL};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = VU_WATCHDOG_SIGNAL};
 
     sigemptyset(&action.sa_mask);
     event.sigev_notify_thread_id = gettid();
-    dog.made =
-        sigaction(SIGNAL, &action, NULL) == 0 && timer_create(CLOCK_MONOTONIC, &event, &dog.timer) == 0;
+    dog.made = sigaction(VU_WATCHDOG_SIGNAL, &action, NULL) == 0 &&
+               timer_create(CLOCK_MONOTONIC, &event, &dog.timer) == 0;
     return dog.made;
 }
 
@@ -64,4 +63,12 @@ void vu_watchdog_feed(void)
         return;
     dog.runs = true;
     set_period(PERIOD_NS);
+}
+
+void vu_watchdog_end(void)
+{
+    if (!dog.made)
+        return;
+    dog.made = dog.runs = false; /* first: a last tick leaves the timer alone */
+    timer_delete(dog.timer);
 }

@@ -8,8 +8,13 @@
 #ifndef VU_WATCHDOG_H
 #define VU_WATCHDOG_H
 
+/* What the timer sends to its thread, which must not block it. */
+#define VU_WATCHDOG_SIGNAL (SIGRTMAX - 3)
+
 /* Before each read or write of a notification fd: within 2 ms or so a sleep of this thread is interrupted.
    The timer runs on while it is fed, and ends by itself: a quiet process has none. */
 void vu_watchdog_feed(void);
+/* Before a thread that has fed it ends: the kernel would keep the timer. */
+void vu_watchdog_end(void);
 
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The turn: events in, bursts out, bounded. */
 #include <errno.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -32,6 +31,7 @@ struct vu_worker *vu_worker_new(void)
     if (posix_memalign((void **)&worker, VU_CACHE_LINE, sizeof(*worker)))
         return NULL;
     memset(worker, 0, sizeof(*worker));
+    vu_gate_open(&worker->gate);
     worker->timer_source.kind = VU_SOURCE_TIMER;
     worker->wake_source.kind = VU_SOURCE_WAKE;
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -62,6 +62,7 @@ void vu_worker_free(struct vu_worker *worker)
         close(worker->epoll_fd);
     if (worker->scratch != MAP_FAILED)
         munmap(worker->scratch, sizeof(*worker->scratch));
+    vu_gate_close(&worker->gate);
     free(worker);
 }
 
@@ -70,43 +71,13 @@ int vu_worker_epoll_fd(const struct vu_worker *worker)
     return worker->epoll_fd;
 }
 
-void vu_worker_pause(struct vu_worker *worker)
+void vu_worker_wake(struct vu_worker *worker)
 {
-    uint64_t epoch;
+    uint64_t one = 1;
+    /* Cannot fail: the counter would have to overflow. */
+    ssize_t written = write(worker->wake_fd, &one, sizeof(one));
 
-    __atomic_add_fetch(&worker->hold, 1, __ATOMIC_RELAXED);
-    __atomic_add_fetch(&worker->changes, 1, __ATOMIC_RELAXED);
-    /* Hold first, then look at the epoch; pairs with the fence in enter_turn: one of us sees the other. */
-    vu_full_fence();
-    epoch = __atomic_load_n(&worker->epoch, __ATOMIC_ACQUIRE);
-    while ((epoch & 1) && __atomic_load_n(&worker->epoch, __ATOMIC_ACQUIRE) == epoch)
-        sched_yield();
-}
-
-void vu_worker_resume(struct vu_worker *worker)
-{
-    /* What was started or broken meanwhile waits on a queue that no epoll event stands for. */
-    if (worker->queue_head || vu_events_pending(worker)) {
-        uint64_t one = 1;
-        /* Cannot fail: the counter would have to overflow. */
-        ssize_t written = write(worker->wake_fd, &one, sizeof(one));
-
-        (void)written;
-    }
-    /* Pairs with the acquire of hold in enter_turn: the worker sees what was changed. */
-    __atomic_sub_fetch(&worker->hold, 1, __ATOMIC_RELEASE);
-}
-
-static bool enter_turn(struct vu_worker *worker)
-{
-    __atomic_store_n(&worker->epoch, worker->epoch + 1, __ATOMIC_RELAXED);
-    vu_full_fence(); /* pairs with vu_worker_pause */
-    return __atomic_load_n(&worker->hold, __ATOMIC_ACQUIRE) == 0;
-}
-
-static void leave_turn(struct vu_worker *worker)
-{
-    __atomic_store_n(&worker->epoch, worker->epoch + 1, __ATOMIC_RELEASE);
+    (void)written;
 }
 
 void vu_worker_poll_rings(struct vu_worker *worker, int change)
@@ -161,7 +132,7 @@ static void on_kick(struct vu_pair *pair, int ring)
 {
     struct vu_vring *vring = &pair->vring[ring];
 
-    vring->counters.kicks++;
+    vu_count(&vring->counters.kicks, 1);
     if (vring->kick_drained)
         drain(vring);
     if (ring == VU_RX)
@@ -208,7 +179,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
 {
     volatile uint32_t cost = 0;
 
-    if (vu_unlikely(pair->device->faulted)) {
+    if (vu_unlikely(vu_device_is_faulted(pair->device))) {
         pair->ready = 0;
         return 0;
     }
@@ -223,7 +194,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
     }
     if (pair->ready & VU_READY_TX)
         cost = vu_serve_tx(pair);
-    if (pair->ready & VU_READY_RX && !pair->device->faulted)
+    if (pair->ready & VU_READY_RX && !vu_device_is_faulted(pair->device))
         cost += vu_serve_rx(pair);
     vu_guard_leave();
     return cost;
@@ -257,10 +228,9 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
     /* Not by the queue, which the control side may be changing now: what it puts there comes with a wake. */
     int count = epoll_wait(worker->epoll_fd, events, EVENTS_A_TURN, worker->unfinished ? 0 : timeout_ms);
 
-    if (vu_unlikely(!enter_turn(worker))) {
+    if (vu_unlikely(!vu_turn_enter(worker))) {
         worker->rescan = worker->unfinished = true;
-        leave_turn(worker);
-        return VU_TURN_MORE;
+        return VU_TURN_MORE | VU_TURN_PAUSED;
     }
     /* A change between the wait and now may have freed what the events point to: look everywhere. */
     if (vu_unlikely(worker->rescan || __atomic_load_n(&worker->changes, __ATOMIC_RELAXED) != changes)) {
@@ -276,6 +246,6 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
         result |= VU_TURN_MORE;
     if (vu_events_pending(worker))
         result |= VU_TURN_EVENTS;
-    leave_turn(worker);
+    vu_turn_leave(worker);
     return result;
 }

@@ -14,6 +14,7 @@
 /* Bits of vu_worker_turn's answer. */
 #define VU_TURN_MORE 1   /* work is left: turn again */
 #define VU_TURN_EVENTS 2 /* vu_worker_events has something */
+#define VU_TURN_PAUSED 4 /* nothing was done: the worker is paused */
 
 enum vu_event_kind {
     VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx;
@@ -35,16 +36,30 @@ struct vu_event {
 
 /* NULL with errno set when the kernel has no epoll fd for us. */
 struct vu_worker *vu_worker_new(void);
-/* All its pairs must be freed. */
+/* All its pairs must be freed, and its thread stopped. */
 void vu_worker_free(struct vu_worker *worker);
 /* Readable when a turn has something to do. Owned by the worker. */
 int vu_worker_epoll_fd(const struct vu_worker *worker);
-/* One bounded run: waits up to timeout_ms (0 from the loop) when nothing is queued, then serves pairs
-   until all had one budget or about 500 us are spent.  Returns VU_TURN_* bits. */
+/* One bounded run: waits up to timeout_ms (0 from the loop, -1 for ever) when nothing is queued, then serves
+   pairs until all had one budget or about 500 us are spent.  Returns VU_TURN_* bits. */
 uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms);
+/* A thread of its own, called `name` (15 characters), turns the worker from now on and sleeps in the turn.
+   cpu: the only one that it may use, -1 for any.  events_fd: an eventfd, stays the caller's, written after a
+   turn that left VU_TURN_EVENTS.  Returns -errno: EINVAL when there is no such CPU for us. */
+int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int events_fd);
+/* Ends the thread, if there is one, after the turn that it is in. */
+void vu_worker_stop(struct vu_worker *worker);
 /* The one primitive of quiescing.  When pause returns, the worker holds nothing of any device and will not
-   start a turn until resume; calls nest.  Callable from any thread but the one inside the turn. */
+   start a turn until resume; calls nest.  Callable from any thread but the one inside the turn.
+   It is two steps: hold keeps the worker from starting a turn, quiesce waits, asleep, for the one that it is
+   in.  Who pauses several workers holds them all first, and then waits for the longest turn, not for the sum.
+   A worker that sleeps in its wait is quiet as it is.  A turn is bounded (above) but for page faults: where
+   somebody else fills guest memory in (a handler of userfaultfd, a file system in user space) it lasts as
+   long as they take, and whoever quiesces that worker waits as long.  So such a device belongs on a worker
+   of its own (vu_pair_move): then nothing waits but what changes that device. */
 void vu_worker_pause(struct vu_worker *worker);
+void vu_worker_hold(struct vu_worker *worker);
+void vu_worker_quiesce(struct vu_worker *worker);
 void vu_worker_resume(struct vu_worker *worker);
 /* Moves up to max events out; one reader. */
 uint32_t vu_worker_events(struct vu_worker *worker, struct vu_event *events, uint32_t max);
