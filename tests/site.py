@@ -153,14 +153,16 @@ class Site:
 
 
 @contextmanager
-def serving(configs: list[DeviceConfig]) -> Iterator[tuple[Server, asyncio.AbstractEventLoop]]:
+def serving(
+    configs: list[DeviceConfig], workers: int = 0
+) -> Iterator[tuple[Server, asyncio.AbstractEventLoop]]:
     """A server on a thread; when the block begins, front-ends can connect."""
     started, stop = threading.Event(), asyncio.Event()
     made: list[tuple[Server, asyncio.AbstractEventLoop]] = []
     errors: list[BaseException] = []
 
     async def serve() -> None:
-        async with Server(configs) as server:
+        async with Server(configs, workers=workers) as server:
             made.append((server, asyncio.get_running_loop()))
             started.set()
             await stop.wait()
@@ -190,7 +192,7 @@ def serving(configs: list[DeviceConfig]) -> Iterator[tuple[Server, asyncio.Abstr
 
 
 @contextmanager
-def make_site(port: str = "echo", **words: object) -> Iterator[Site]:
+def make_site(port: str = "echo", workers: int = 0, **words: object) -> Iterator[Site]:
     """``words`` are further words of the first device's configuration."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vhu-")))
@@ -199,7 +201,7 @@ def make_site(port: str = "echo", **words: object) -> Iterator[Site]:
             DeviceConfig(name="a", socket_path=str(first), port=port, **words),  # type: ignore[arg-type]
             DeviceConfig(name="b", socket_path=str(second), port="echo"),
         ]
-        server, loop = stack.enter_context(serving(configs))
+        server, loop = stack.enter_context(serving(configs, workers))
         neighbour = stack.enter_context(VirtioNetDriver.connect(second, queue_size=RING_SIZE))
         echo(neighbour)
         site = Site(first, neighbour, server, loop, frozenset(open_fds()))

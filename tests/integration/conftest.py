@@ -8,10 +8,17 @@ from tests.plain_frontend import PlainFrontend
 from tests.site import Site, make_site
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module with `WORKERS` has its tests run with each of those numbers of worker threads."""
+    workers = getattr(metafunc.module, "WORKERS", ())
+    if workers and "site" in metafunc.fixturenames:
+        metafunc.parametrize("site", workers, indirect=True, ids=lambda number: f"workers={number}")
+
+
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A device to attack beside one that goes on; afterwards nothing may be left (see `tests.site`)."""
-    with make_site() as site:
+    with make_site(workers=getattr(request, "param", 0)) as site:
         yield site
 
 

@@ -19,6 +19,8 @@ from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.wire.constants import Request
 from vhostuser.wire.payloads import MemoryRegion, MemTable
 
+WORKERS = (0, 2)
+
 PAGE = 4096
 END = 1 << 64
 

@@ -17,6 +17,8 @@ from vhostuser.errors import PeerError
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.guest_memory import GuestMemory, Region
 
+WORKERS = (0, 2)
+
 PAGE = 4096
 MIB = 1 << 20
 GIB4 = 1 << 32

@@ -1,0 +1,172 @@
+"""`--workers 2`: everything that changes under traffic, with the rings on threads of their own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.site import RING_SIZE, Site, echo, frame, serving, wait
+from vhostuser.config import DeviceConfig
+from vhostuser.frontend import calls
+from vhostuser.frontend.driver import VirtioNetDriver
+
+PROGRAM = str(Path(sys.executable).with_name("vhostuser"))
+WORKERS = (2,)
+
+
+@contextmanager
+def traffic(driver: VirtioNetDriver) -> Iterator[None]:
+    """All the while frames go there and back, and not one is lost."""
+    stop, failures = threading.Event(), list[BaseException]()
+    rounds = 0
+
+    def go_on() -> None:
+        nonlocal rounds
+        try:
+            while not stop.is_set():
+                echo(driver, frame(rounds))
+                rounds += 1
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        wait(lambda: rounds > 2 or bool(failures))
+        yield
+        so_far = rounds
+        wait(lambda: rounds > so_far + 2 or bool(failures))
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+
+
+def test_memory_table_is_swapped_in_traffic(site: Site) -> None:
+    with site.stepping() as driver:
+        driver.say_all()
+        with traffic(driver), traffic(site.neighbour):
+            for _ in range(50):
+                driver.say("memory")
+
+
+def test_kick_and_call_fds_are_swapped_in_traffic(site: Site) -> None:
+    with site.stepping() as driver:
+        driver.say_all()
+        with traffic(driver), traffic(site.neighbour):
+            for _ in range(50):
+                driver.say("kick")
+                driver.say("call")
+
+
+def test_rings_are_stopped_and_started_in_traffic_of_the_neighbour(site: Site) -> None:
+    with traffic(site.neighbour), site.stepping() as driver:
+        driver.say_all()
+        for number in range(30):
+            echo(driver, frame(number))
+            for ring in driver.nic.rings:
+                base = driver.do(calls.get_vring_base(ring.index))
+                driver.do(calls.set_vring_base(ring.index, base))
+            driver.say("kick")
+            driver.say("call")
+
+
+def test_front_ends_come_and_go_in_traffic_of_the_neighbour(site: Site) -> None:
+    with traffic(site.neighbour):
+        for number in range(20):
+            with site.driver() as driver:
+                echo(driver, frame(number))
+
+
+def test_front_end_that_goes_in_its_own_traffic(site: Site) -> None:
+    for _ in range(10):
+        with traffic(site.neighbour), site.driver() as driver:
+            for number in range(RING_SIZE // 2):
+                driver.send(frame(number))
+
+
+def test_four_pairs_on_two_workers(site: Site) -> None:
+    with site.driver(pairs=4) as driver, traffic(site.neighbour):
+        for number in range(100):
+            for pair in range(4):
+                driver.send(frame(4 * number + pair), queue=pair)
+            got = {driver.recv().frame for _ in range(4)}
+            assert got == {frame(4 * number + pair) for pair in range(4)}
+    packets = {ring: c.packets for ring, c in site.server.counters()["a"].items()}
+    assert packets == dict.fromkeys(range(8), 100)
+
+
+def test_ring_starts_are_logged_from_both_workers(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "vhostuser")
+    with site.driver(pairs=2) as driver:
+        echo(driver)
+
+        def started() -> set[int]:
+            lines = [r.getMessage() for r in caplog.records if " runs from " in r.getMessage()]
+            return {int(line.split()[1]) for line in lines}
+
+        wait(lambda: started() == {0, 1, 2, 3})
+
+
+def test_more_workers_than_devices_and_the_other_way_round(tmp_path: Path) -> None:
+    for workers, devices in ((5, 1), (2, 5)):
+        configs = [
+            DeviceConfig(name=f"d{n}", socket_path=f"{tmp_path}/{workers}{n}.sock", port="echo")
+            for n in range(devices)
+        ]
+        with serving(configs, workers):
+            drivers = [
+                VirtioNetDriver.connect(Path(str(config.socket_path)), queue_size=RING_SIZE)
+                for config in configs
+            ]
+            for driver in drivers:
+                driver.start()
+            for number in range(5):
+                for driver in drivers:
+                    echo(driver, frame(number))
+            for driver in drivers:
+                driver.close()
+
+
+def test_sigterm_ends_the_process_within_a_second_in_traffic(
+    tmp_path: Path, scaled: Callable[[float], float]
+) -> None:
+    path = tmp_path / "a.sock"
+    command = [PROGRAM, "serve", "-s", str(path), "--port", "source", "--workers", "2", "--cpus", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait(path.exists)
+            with VirtioNetDriver.connect(path) as driver:
+                for _ in range(100):
+                    driver.recv()
+                threads = Path(f"/proc/{process.pid}/task").iterdir()
+                names = sorted((task / "comm").read_text().strip() for task in threads)
+                began = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+                _, log = process.communicate(timeout=20)
+                seconds = time.monotonic() - began
+        finally:
+            process.kill()
+
+    assert [name for name in names if name.startswith("vu-worker")] == ["vu-worker-0", "vu-worker-1"]
+    assert seconds < scaled(1)
+    assert process.returncode == 0, log
+    assert "the server ends" in log
+
+
+def test_cpu_that_is_not_there_is_status_3(tmp_path: Path) -> None:
+    command = [PROGRAM, "serve", "-s", "a.sock", "--port", "echo", "--workers", "1", "--cpus", "1023"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, timeout=60)
+
+    assert done.returncode == 3
+    assert "there is no CPU 1023" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "a.sock").exists()
