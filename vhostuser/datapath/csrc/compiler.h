@@ -7,7 +7,7 @@
 
 #define vu_likely(condition) __builtin_expect(!!(condition), 1)
 #define vu_unlikely(condition) __builtin_expect(!!(condition), 0)
-#ifndef vu_always_inline /* under a sanitizer a loop once for each format and port takes minutes to compile */
+#ifndef vu_always_inline /* under a sanitizer, a loop for each format and port takes minutes to compile */
 #define vu_always_inline inline __attribute__((always_inline))
 #endif
 #define vu_noinline __attribute__((noinline))
