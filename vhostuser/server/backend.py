@@ -1,21 +1,22 @@
 """The back-end side of one connection: transport, stream, session and device put together.
 
-One message at a time: the reader is unplugged while one is handled or its reply is still to be sent, so a
-front-end that does not read its replies stops only itself.
+One message at a time: the reader is unplugged while one is handled, its result is waited for, or its reply is
+still to be sent, so a front-end that does not read its replies stops only itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import FrontendError
-from vhostuser.net.device import NetDevice
 from vhostuser.server.device_trace import DeviceTrace
 from vhostuser.server.transport import Transport
-from vhostuser.session.device import Pending
+from vhostuser.session.device import Device, Pending, Result
 from vhostuser.session.session import Session
 from vhostuser.wire.connection import Connection
 from vhostuser.wire.messages import Message, Reply
@@ -26,8 +27,20 @@ MESSAGE_SECONDS = 5.0
 """From a message's first byte to its last."""
 SILENCE_SECONDS = 30.0
 """From the connection to the first message."""
+RESULT_SECONDS = 20.0
+"""From a request to the result that its device promised; longer than any limit of the device's own."""
 LOOK_BACK_SECONDS = (1.0, 10.0)
 """After the last message: time to say why a ring does not run, and later why one that runs stays empty."""
+
+
+class ConnectedDevice(Device, Protocol):
+    """What a connection needs of its device beside what the session does."""
+
+    def idle_reasons(self) -> dict[int, str]:
+        """By ring index, why it does nothing; empty when all is well."""
+
+    def disconnect(self) -> None:
+        """The front-end has gone and its session is closed: gives up all that it brought."""
 
 
 class Backend:
@@ -39,7 +52,7 @@ class Backend:
     def __init__(
         self,
         transport: Transport,
-        device: NetDevice,
+        device: ConnectedDevice,
         log: logging.LoggerAdapter[logging.Logger],
         on_end: Callable[[str], None],
         trace: DeviceTrace | None = None,
@@ -53,6 +66,7 @@ class Backend:
         self._session = Session(device, self._on_decision)
         self._refusal: FrontendError | None = None
         self._unsent = b""
+        self._pending: Pending | None = None
         self._open = True
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(SILENCE_SECONDS, self._too_slow)
@@ -92,12 +106,19 @@ class Backend:
 
     def _on_readable(self) -> None:
         end = self._loop.time() + TURN_SECONDS
-        try:
-            while self._read_message() and self._open and not self._unsent:
+        with self._paying_for_errors(), contextlib.suppress(BlockingIOError):
+            while self._read_message() and self._may_read():
                 if self._loop.time() > end:
                     return
-        except BlockingIOError:
-            pass
+
+    def _may_read(self) -> bool:
+        return self._open and not self._unsent and self._pending is None
+
+    @contextlib.contextmanager
+    def _paying_for_errors(self) -> Iterator[None]:
+        """Whatever goes wrong inside costs this connection, and nothing else."""
+        try:
+            yield
         except FrontendError as error:
             self.close(str(error), logging.ERROR)
         except OSError as error:
@@ -135,13 +156,35 @@ class Backend:
             outcome = self._session.handle(message)
         finally:
             reaper.close(message.fds.drain())
-        # Not so if handle() raised: what ends the connection is said once, there.
+        if isinstance(outcome, Pending):
+            self._wait_for(outcome, message.name)
+        else:
+            self._conclude(outcome)
+
+    def _wait_for(self, pending: Pending, name: str) -> None:
+        self._pending = pending
+        self._loop.remove_reader(self._transport.fileno())
+        self._deadline = self._loop.call_later(RESULT_SECONDS, self._no_result, name)
+        pending.then(lambda result: self._on_result(pending, result))
+
+    def _on_result(self, pending: Pending, result: Result) -> None:
+        if pending is not self._pending or not self._open:
+            return
+        self._pending = None
+        self._deadline.cancel()
+        self._loop.add_reader(self._transport.fileno(), self._on_readable)
+        with self._paying_for_errors():
+            self._conclude(self._session.complete(pending, result))
+
+    def _no_result(self, name: str) -> None:
+        self.close(f"there is no result of {name} after {RESULT_SECONDS:g} s", logging.ERROR)
+
+    def _conclude(self, reply: Reply | None) -> None:
+        # Not so if the session raised: what ends the connection is said once, there.
         if self._refusal is not None:
             self._log.warning("refused: %s", self._refusal)
-        if isinstance(outcome, Pending):
-            raise AssertionError("no device of this version answers later")
-        if outcome is not None:
-            self._send(outcome)
+        if reply is not None:
+            self._send(reply)
         self._watch_rings()
 
     def _send(self, reply: Reply) -> None:

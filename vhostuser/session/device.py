@@ -7,22 +7,44 @@ device (indices, sizes, alignment, gating, ring states) before it calls.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from vhostuser.errors import RequestError
 from vhostuser.session.states import RingState
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 from vhostuser.wire.payloads import MemoryRegion, VringAddr
+
+Result = int | RequestError | None
+"""What came of a Pending: a number where the request asks for one, or why it is refused."""
 
 
 class Pending:
     """ "Not yet": what a device returns when the answer needs a quiesce or another thread.
 
-    The session passes it on, no further message is handled, and whoever has the result gives both back to
-    `Session.complete`. An object is one promise: make a new one each time.
+    An object is one promise: make a new one each time, and `resolve` it where the device lives. The session
+    passes it on, and no further message is handled until its owner, who learns of the result by `then`, has
+    given both back to `Session.complete`.
     """
 
-    __slots__ = ()
+    __slots__ = ("_result", "_then")
+
+    def __init__(self) -> None:
+        self._result: tuple[Result] | None = None
+        self._then: Callable[[Result], None] | None = None
+
+    def resolve(self, result: Result = None) -> None:
+        """Once; also before anybody has asked."""
+        assert self._result is None, "a promise is kept once"
+        self._result = (result,)
+        if self._then is not None:
+            self._then(result)
+
+    def then(self, receive: Callable[[Result], None]) -> None:
+        """``receive`` is called with the result, at once if it is there already."""
+        self._then = receive
+        if self._result is not None:
+            receive(*self._result)
 
 
 class Device(Protocol):

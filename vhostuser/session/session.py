@@ -12,7 +12,7 @@ from typing import Final
 from vhostuser.errors import RequestError
 from vhostuser.session import checks
 from vhostuser.session.conversation import Conversation, Deferred
-from vhostuser.session.device import Device, Pending
+from vhostuser.session.device import Device, Pending, Result
 from vhostuser.session.feature_requests import FeatureRequests
 from vhostuser.session.memory_requests import MemoryRequests
 from vhostuser.session.network_requests import NetworkRequests
@@ -82,7 +82,7 @@ class Session:
             return outcome.pending
         return self._finish(asked, outcome)
 
-    def complete(self, pending: Pending, result: int | RequestError | None = None) -> Reply | None:
+    def complete(self, pending: Pending, result: Result = None) -> Reply | None:
         """Finish what `handle` left open: with the device's result, or with its refusal.
 
         A Pending that this session no longer waits for, because it was closed meanwhile, is forgotten.
