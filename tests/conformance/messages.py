@@ -77,8 +77,8 @@ ROWS = (
     Row(39, "SET_STATUS", Answer.ACK, u64(1), served=True),
     Row(40, "GET_STATUS", Answer.OWN, b"", served=True),
     Row(41, "GET_SHARED_OBJECT", Answer.OWN, bytes(16)),
-    Row(42, "SET_DEVICE_STATE_FD", Answer.U64, bytes(8), fds=1),
-    Row(43, "CHECK_DEVICE_STATE", Answer.OWN, b""),
+    Row(42, "SET_DEVICE_STATE_FD", Answer.U64, bytes(8), fds=1, served=True),
+    Row(43, "CHECK_DEVICE_STATE", Answer.U64, b"", served=True),
     Row(44, "GET_SHMEM_CONFIG", Answer.OWN, b""),
     Row(45, "GET_VRING_BASE_SKIP_DRAIN", Answer.OWN, state(0, 0)),
 )

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from tests.net.fakes import FakePort, StepHelper
+from tests.net.fakes import FakePort, StepChannel, StepHelper
 from vhostuser.datapath.port_ops import PortKind, PortOps
 from vhostuser.datapath.vring import PacketDevice
 from vhostuser.datapath.worker import Worker, WorkerEvent
@@ -30,6 +30,7 @@ class Rig:
         self.worker = Worker()
         self.port = FakePort(queues)
         self.helper = StepHelper()
+        self.channel = StepChannel()
         self.packet = PacketDevice(0, [self.worker])
         self.device = NetDevice(
             self.packet,
@@ -40,6 +41,7 @@ class Rig:
             protocol_offer=P.REPLY_ACK,
             config_space=ConfigSpace(bytes(6), queues, 0),
             helper=self.helper,
+            state_channel=self.channel,
             log=logging.LoggerAdapter(logging.getLogger("vhostuser"), {}),
         )
         self.memory = GuestMemory(1 << 20)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vhostuser.datapath.port_ops import PortCaps
+from vhostuser.net.state_transfer import Outcome
 from vhostuser.ports.base import ALL_OFFLOADS, MAX_FRAME
 from vhostuser.wire.features import VirtioFeature
 
@@ -60,3 +61,33 @@ class StepHelper:
             work, then = self.jobs.pop(0)
             work()
             then()
+
+
+@dataclass
+class StepChannel:
+    """A state channel that moves nothing: a test sees what is sent and finishes with what is received."""
+
+    sent: list[bytes] = field(default_factory=list)
+    waiting: list[Callable[[Outcome], None]] = field(default_factory=list)
+    given_up: int = 0
+    fds: list[int] = field(default_factory=list)
+
+    def send(self, fd: int, content: bytes, then: Callable[[Outcome], None]) -> Callable[[], None]:
+        self.sent.append(content)
+        return self._begin(fd, then)
+
+    def receive(self, fd: int, most: int, then: Callable[[Outcome], None]) -> Callable[[], None]:
+        return self._begin(fd, then)
+
+    def _begin(self, fd: int, then: Callable[[Outcome], None]) -> Callable[[], None]:
+        self.fds.append(fd)
+        self.waiting.append(then)
+
+        def give_up() -> None:
+            self.waiting.remove(then)
+            self.given_up += 1
+
+        return give_up
+
+    def finish(self, outcome: Outcome = b"") -> None:
+        self.waiting.pop(0)(outcome)

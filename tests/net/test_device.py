@@ -9,8 +9,12 @@ from tests.conftest import live_regions, open_fds
 from tests.net.device_rig import Rig
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import EnvironmentLacksError, RequestError
+from vhostuser.frontend.virtqueue_base import Segment
+from vhostuser.net.state_record import MAX_MACS, NetRecord, decode, encode
 from vhostuser.session.states import RingState
+from vhostuser.wire.constants import TRANSFER_LOAD, TRANSFER_SAVE
 from vhostuser.wire.features import ProtocolFeature as P
+from vhostuser.wire.features import VirtioFeature as V
 from vhostuser.wire.payloads import MemoryRegion
 
 
@@ -131,3 +135,124 @@ def test_guest_addresses_for_user_addresses_are_as_they_should_be(
     rig.device.add_mem_reg(MemoryRegion(1 << 32, 4096, 1 << 32, 0), fd)
 
     assert caplog.text == ""
+
+
+# The state that outlives this host
+
+MAC, OTHER_MAC = bytes.fromhex("525400123456"), bytes.fromhex("525400abcdef")
+
+
+def counted(rig: Rig) -> NetRecord:
+    """A device that has carried one frame, and what it saves."""
+    rig.start(0, 1)
+    transmit = rig.virtqueue(1)
+    transmit.add([Segment(rig.memory.alloc(72), 72)], [], 0)
+    transmit.publish()
+    rig.device.set_vring_states({1: RingState.STARTED_DISABLED})
+    rig.device.set_vring_states({1: RingState.STARTED_ENABLED})
+    rig.settle()
+    rig.stop(0)
+    rig.stop(1)
+    rig.device.set_mtu(1400)
+    rig.device.send_rarp(OTHER_MAC)
+    rig.device.send_rarp(MAC)
+    rig.device.send_rarp(OTHER_MAC)
+    rig.device.set_device_state_fd(TRANSFER_SAVE, 7)
+    rig.channel.finish()
+    return decode(rig.channel.sent[-1])
+
+
+def test_state_has_counters_mtu_and_announced_addresses(rig: Rig) -> None:
+    record = counted(rig)
+
+    assert record.rings[1].packets == 1
+    assert record.rings[1].bytes == 60
+    assert record.rings[0].packets == 0
+    assert (record.features, record.mtu, record.macs) == (int(V.VERSION_1), 1400, (MAC, OTHER_MAC))
+
+
+def test_saving_changes_nothing(rig: Rig) -> None:
+    counted(rig)
+
+    before = rig.device.counters()
+    rig.start(0, 1)
+    assert rig.device.counters()[1].packets == before[1].packets == 1
+    rig.stop(1)
+
+
+def test_state_goes_on_in_another_device_before_anything_is_said_to_it(rig: Rig) -> None:
+    record = counted(rig)
+    other = Rig()
+    other.device.set_device_state_fd(TRANSFER_LOAD, 7)
+    heard: list[object] = []
+    other.device.check_device_state().then(heard.append)
+
+    other.channel.finish(encode(record))
+    other.helper.run()
+
+    assert heard == [None]
+    assert other.device.counters() == rig.device.counters()
+    assert other.device.snapshot().macs == (MAC, OTHER_MAC)
+    assert ("set_mtu", 1400) in other.port.calls
+    other.start(0, 1)
+    assert other.device.counters()[1].packets == 1
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"garbage, and more of it", "not one of a vhostuser network device"),
+        (encode(NetRecord({}, int(V.VERSION_1 | V.HOST_TSO4), 0, ())), "HOST_TSO4"),
+    ],
+)
+def test_state_that_cannot_be_taken_over_changes_nothing(rig: Rig, content: bytes, reason: str) -> None:
+    before = counted(rig)
+    rig.device.set_device_state_fd(TRANSFER_LOAD, 7)
+    heard: list[object] = []
+    rig.device.check_device_state().then(heard.append)
+
+    rig.channel.finish(content)
+
+    (error,) = heard
+    assert isinstance(error, RequestError)
+    assert reason in error.reason
+    assert rig.device.snapshot() == before
+
+
+def test_state_that_comes_when_rings_are_started_is_refused(rig: Rig) -> None:
+    record = counted(rig)
+    rig.device.set_device_state_fd(TRANSFER_LOAD, 7)
+    rig.start(0)
+    rig.channel.finish(encode(record))
+    heard: list[object] = []
+    rig.device.check_device_state().then(heard.append)
+
+    assert "rings were started" in str(heard[0])
+
+
+def test_bits_that_the_guest_does_not_know_are_not_its_state(rig: Rig) -> None:
+    rig.device.set_features(V.VERSION_1 | V.LOG_ALL | V.PROTOCOL_FEATURES)
+
+    assert rig.device.snapshot().features == int(V.VERSION_1)
+
+
+@pytest.mark.parametrize("end", ["reset_device", "disconnect"])
+def test_reset_and_disconnect_forget_state_and_transfer(rig: Rig, end: str) -> None:
+    counted(rig)
+    rig.device.set_device_state_fd(TRANSFER_LOAD, 7)
+
+    getattr(rig.device, end)()
+
+    assert rig.channel.given_up == 1
+    assert (rig.device.snapshot().mtu, rig.device.snapshot().macs) == (0, ())
+    with pytest.raises(RequestError, match="no state was transferred"):
+        rig.device.check_device_state()
+
+
+def test_addresses_that_a_front_end_announces_are_bounded(rig: Rig) -> None:
+    for number in range(1000):
+        rig.device.send_rarp(b"\x52\x54" + number.to_bytes(4, "big"))
+
+    assert rig.device.snapshot().macs[-1] == b"\x52\x54" + (999).to_bytes(4, "big")
+    assert len(rig.device.snapshot().macs) == MAX_MACS

@@ -110,4 +110,5 @@ def test_protocol_offer_has_what_this_version_serves() -> None:
         | P.CONFIGURE_MEM_SLOTS
         | P.STATUS
         | P.GPA_ADDRESSES
+        | P.DEVICE_STATE
     )

@@ -146,6 +146,14 @@ class FakeDevice:
         self.fds.append(fd)
         self._note("set_backend_req_fd", fd)
 
+    def set_device_state_fd(self, direction: int, fd: int) -> None:
+        self.fds.append(fd)
+        self._note("set_device_state_fd", direction, fd)
+
+    def check_device_state(self) -> Pending:
+        self._note("check_device_state")
+        return self.deferred.get("check_device_state", Pending())
+
     def get_config(self, offset: int, size: int) -> bytes:
         self._note("get_config", offset, size)
         return self.config[offset : offset + size]

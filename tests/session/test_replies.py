@@ -60,15 +60,15 @@ def test_own_payload_that_is_missing_is_our_own_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "refusal"),
-    [(Request.IOTLB_MSG, 1), (Request.POSTCOPY_END, 1), (Request.SET_DEVICE_STATE_FD, 0x101)],
+    ("request_", "acceptance", "refusal"),
+    [(Request.IOTLB_MSG, 0, 1), (Request.POSTCOPY_END, 0, 1), (Request.SET_DEVICE_STATE_FD, 0x100, 0x101)],
 )
 @pytest.mark.parametrize("need_reply", [True, False])
 def test_always_u64_is_sent_without_being_asked_for(
-    request_: Request, refusal: int, need_reply: bool
+    request_: Request, acceptance: int, refusal: int, need_reply: bool
 ) -> None:
     assert answer(request_, NO, need_reply=need_reply, acked=P(0)) == Reply(request_, U64(refusal))
-    assert answer(request_, None, need_reply=need_reply, acked=P(0)) == Reply(request_, U64(0))
+    assert answer(request_, None, need_reply=need_reply, acked=P(0)) == Reply(request_, U64(acceptance))
 
 
 def test_log_base_is_acknowledged_without_log_shmfd_and_answered_with_it() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 from vhostuser.datapath._datapath import ffi, lib
@@ -243,6 +243,17 @@ class RingPair:
             c.linearised,
             drops,
         )
+
+    def set_counters(self, ring: int, counters: VringCounters) -> None:
+        """Goes on from what the ring counted elsewhere; drops of reasons that are unknown here are left out.
+
+        The ring must be stopped, and every number has to fit into 64 bits.
+        """
+        drops = [counters.drops.get(name, 0) for name in DROP_NAMES]
+        numbers = {field.name: getattr(counters, field.name) for field in fields(counters)}
+        c = ffi.new("struct vu_counters *", {**numbers, "drops": drops})
+        with paused([self.worker]):
+            lib.vu_vring_set_counters(self.handle, ring, c)
 
     def _check(self, ring: int, result: int) -> None:
         if result < 0:

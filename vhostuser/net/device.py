@@ -5,6 +5,7 @@ What is said about its rings, and how they come to run, is `ring_control`'s; mem
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import stat
@@ -23,6 +24,10 @@ from vhostuser.net.memory_map import MemoryMap
 from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
 from vhostuser.net.ring_control import RingControl
+from vhostuser.net.state_record import MAX_MACS, NetRecord, RingRecord, decode, encode
+from vhostuser.net.state_transfer import StateChannel, StateTransfer
+from vhostuser.session.checks import check_features_offered
+from vhostuser.session.device import Pending
 from vhostuser.wire.constants import MAX_VRINGS
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
 from vhostuser.wire.payloads import MemoryRegion
@@ -30,6 +35,8 @@ from vhostuser.wire.payloads import MemoryRegion
 QUEUE_NUM = 128
 """GET_QUEUE_NUM: pairs to QEMU, rings to Cloud Hypervisor; true in both readings for up to 64 pairs."""
 QUEUE_NUM_MANY = 256
+_VHOST_FEATURES = VirtioFeature.LOG_ALL | VirtioFeature.PROTOCOL_FEATURES
+"""Bits between front-end and back-end, of which the guest does not know."""
 
 
 class NetDevice(RingControl):
@@ -49,6 +56,7 @@ class NetDevice(RingControl):
         protocol_offer: ProtocolFeature,
         config_space: ConfigSpace,
         helper: Helper,
+        state_channel: StateChannel,
         log: logging.LoggerAdapter[logging.Logger],
     ) -> None:
         link = PortLink(port, queues, helper, self._settle_all)
@@ -65,6 +73,11 @@ class NetDevice(RingControl):
         """In spite of GPA_ADDRESSES; it was said once."""
         self._memory = MemoryMap(packet, log)
         self._backend_fd = -1
+        self._mtu = 0
+        self._macs: tuple[bytes, ...] = ()
+        self._state = StateTransfer(
+            state_channel, lambda: encode(self.snapshot()), lambda content: self.restore(decode(content))
+        )
 
     @property
     def features(self) -> VirtioFeature:
@@ -144,9 +157,11 @@ class NetDevice(RingControl):
         self._memory.set_log(fd, size, offset)
 
     def set_mtu(self, mtu: int) -> None:
+        self._mtu = mtu
         self._link.want_mtu(mtu)
 
     def send_rarp(self, mac: bytes) -> None:
+        self._macs = (*(known for known in self._macs if known != mac), mac)[-MAX_MACS:]
         self._port.inject(rarp_frame(mac))
 
     def set_backend_req_fd(self, fd: int) -> None:
@@ -158,6 +173,50 @@ class NetDevice(RingControl):
 
     def set_config(self, offset: int, data: bytes, flags: int) -> None:
         raise RequestError(f"config bytes {offset} to {offset + len(data)} are read-only")
+
+    def set_device_state_fd(self, direction: int, fd: int) -> None:
+        self._state.begin(direction, fd)
+
+    def check_device_state(self) -> Pending:
+        return self._state.check()
+
+    def reset_device(self) -> None:
+        super().reset_device()
+        self._state.abandon()
+        self._mtu = 0
+        self._macs = ()
+
+    # The state that outlives this host
+
+    def snapshot(self) -> NetRecord:
+        """What a device on another host needs to go on as this one. Changes nothing."""
+        return NetRecord(
+            rings={
+                index: RingRecord(**{name: getattr(done, name) for name in RingRecord.__struct_fields__})
+                for index, done in self.counters().items()
+            },
+            features=int(self._features & ~_VHOST_FEATURES),
+            mtu=self._mtu,
+            macs=self._macs,
+        )
+
+    def restore(self, record: NetRecord) -> None:
+        """Goes on as the device that the record was taken of; what has been counted here is forgotten.
+
+        Features and rings are the front-end's to say again, before or afterwards. Raises RequestError when
+        the device cannot take its place, and changes nothing then.
+        """
+        if any(ring.state.is_started for ring in self._rings.values()):
+            raise RequestError("rings were started before the state was there")
+        check_features_offered(VirtioFeature(record.features), self._offer)
+        for index, done in record.rings.items():
+            pair = self._packet.pair(index // 2)
+            numbers = {name: getattr(done, name) for name in RingRecord.__struct_fields__}
+            pair.set_counters(index % 2, dataclasses.replace(pair.counters(index % 2), **numbers))
+        self._macs = record.macs
+        if record.mtu:
+            self.set_mtu(record.mtu)
+        self._log.info("state of %d rings, MTU %d, loaded", len(record.rings), record.mtu)
 
     # For the owner
 

@@ -33,6 +33,7 @@ _PROTOCOL = (
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
+    | ProtocolFeature.DEVICE_STATE
     | ProtocolFeature.GPA_ADDRESSES
 )
 

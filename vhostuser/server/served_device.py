@@ -19,6 +19,7 @@ from vhostuser.ports.base import Port, parse_port
 from vhostuser.server.backend import Backend
 from vhostuser.server.device_trace import DeviceTrace
 from vhostuser.server.endpoint import Endpoint, endpoint_for
+from vhostuser.server.state_channel import StateThreads
 from vhostuser.server.transport import Transport
 from vhostuser.stats.summary import summarise
 
@@ -75,6 +76,7 @@ class ServedDevice:
                 protocol_offer=protocol_offer(disabled=protocol_off, config_space=own_config),
                 config_space=ConfigSpace(bytes(config.mac or 6), config.queues, config.mtu or 0),
                 helper=helper,
+                state_channel=StateThreads(),
                 log=self.log,
             )
         except BaseException:

@@ -5,6 +5,7 @@ Each text holds the value that is wrong; the session puts the request and the ri
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from vhostuser.errors import RequestError
@@ -100,6 +101,22 @@ def check_mtu(mtu: int) -> None:
 def check_mac(mac: bytes) -> None:
     if mac[0] & _MULTICAST:
         raise RequestError(f"{mac.hex(':')} is a multicast address")
+
+
+def check_transfer(direction: int, phase: int) -> None:
+    if direction not in (c.TRANSFER_SAVE, c.TRANSFER_LOAD):
+        raise RequestError(
+            f"direction {direction}, expected {c.TRANSFER_SAVE} (save) or {c.TRANSFER_LOAD} (load)"
+        )
+    if phase != c.TRANSFER_PHASE_STOPPED:
+        raise RequestError(f"phase {phase}, only {c.TRANSFER_PHASE_STOPPED} (all rings stopped) is defined")
+
+
+def check_suspended(started: Collection[int]) -> None:
+    """``started``: the rings that are."""
+    if started:
+        rings = ", ".join(map(str, sorted(started)))
+        raise RequestError(f"rings {rings} are started; stop them with GET_VRING_BASE first")
 
 
 def check_config_window(offset: int, size: int) -> None:

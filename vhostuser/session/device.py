@@ -139,6 +139,16 @@ class Device(Protocol):
     def set_backend_req_fd(self, fd: int) -> None:
         """The socket for messages to the front-end; replaces and closes an older one."""
 
+    def set_device_state_fd(self, direction: int, fd: int) -> None:
+        """Begin to write the state to the fd and close it (`TRANSFER_SAVE`), or to read one from it up to its
+        end (`TRANSFER_LOAD`). Every ring is stopped. A transfer that is still going on is abandoned."""
+
+    def check_device_state(self) -> Pending:
+        """Resolved when the last transfer is over, with the refusal if it failed; then it is forgotten.
+
+        A state that was saved stays in force here, and one that failed to load has changed nothing.
+        """
+
     def get_config(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes of the config space; zeros where no field is."""
 

@@ -22,6 +22,7 @@ class Asked:
     message: Message
     kind: ReplyKind
     wants_ack: bool
+    acceptance: int
     refusal: int
 
 
@@ -41,17 +42,18 @@ def ask(message: Message, row: RequestRow | None, acked: ProtocolFeature) -> Ask
     """
     wants_ack = message.need_reply and ProtocolFeature.REPLY_ACK in acked
     if row is None:
-        return Asked(message, ReplyKind.ACK, wants_ack, refusal=1)
+        return Asked(message, ReplyKind.ACK, wants_ack, acceptance=0, refusal=1)
     kind = row.reply
     if kind is ReplyKind.OWN_WITH_LOG_SHMFD:
         kind = ReplyKind.OWN if ProtocolFeature.LOG_SHMFD in acked else ReplyKind.ACK
     elif kind is ReplyKind.OWN_IN_POSTCOPY:
         kind = ReplyKind.ACK  # POSTCOPY_LISTEN is refused, so it never is postcopy
-    return Asked(message, kind, wants_ack, row.refusal)
+    return Asked(message, kind, wants_ack, row.acceptance, row.refusal)
 
 
 def decide(asked: Asked, outcome: Payload | RequestError | None) -> Reply | None:
-    """The reply to a request that was served with ``outcome``: its own payload, 0, not 0, or none.
+    """The reply to a request that was served with ``outcome``: its own payload, a u64 (0 says yes, but for
+    SET_DEVICE_STATE_FD), or none.
 
     Raises the refusal of a request that is answered with a payload of its own. There is no payload that says
     no, and a front-end that gets nothing hangs: the connection has to end.
@@ -66,4 +68,5 @@ def decide(asked: Asked, outcome: Payload | RequestError | None) -> Reply | None
         return Reply(request, outcome)
     if asked.kind is ReplyKind.ACK and not asked.wants_ack:
         return None
-    return Reply(request, U64(asked.refusal if isinstance(outcome, RequestError) else 0))
+    is_refused = isinstance(outcome, RequestError)
+    return Reply(request, U64(asked.refusal if is_refused else asked.acceptance))

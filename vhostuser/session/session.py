@@ -18,13 +18,14 @@ from vhostuser.session.memory_requests import MemoryRequests
 from vhostuser.session.network_requests import NetworkRequests
 from vhostuser.session.replies import Asked, ask, decide
 from vhostuser.session.ring_requests import RingRequests
+from vhostuser.session.state_requests import StateRequests
 from vhostuser.session.states import INITIAL, RingState
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
 from vhostuser.wire.messages import Malformed, Message, Payload, Reply, VringAddr, VringFd, VringState
 from vhostuser.wire.requests import FRONTEND_REQUESTS, Gate, RequestRow, RingRule
 
-REQUEST_GROUPS: Final = (FeatureRequests, MemoryRequests, RingRequests, NetworkRequests)
+REQUEST_GROUPS: Final = (FeatureRequests, MemoryRequests, RingRequests, NetworkRequests, StateRequests)
 """Who serves which request: the handler that its row names is a method of exactly one of these."""
 
 Trace = Callable[[Message, RequestError | None, Reply | None], None]

@@ -48,8 +48,14 @@ CONFIG_WRITABLE = 0
 CONFIG_MIGRATION = 1
 """SET_CONFIG on the destination of a live migration: every field is set."""
 
+TRANSFER_SAVE = 0
+TRANSFER_LOAD = 1
+"""Directions of SET_DEVICE_STATE_FD: to the front-end, from it."""
+TRANSFER_PHASE_STOPPED = 0
+"""Its one phase: while every ring is stopped."""
+DEVICE_STATE_ACCEPTED = 0x100
 DEVICE_STATE_REFUSED = 0x101
-"""Answer to SET_DEVICE_STATE_FD: an error in bits 0-7, and bit 8 for "no fd comes back"."""
+"""Its answers: an error in bits 0-7, and bit 8 for "no fd comes back"."""
 
 
 class Request(IntEnum):

@@ -14,7 +14,12 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final
 
-from vhostuser.wire.constants import DEVICE_STATE_REFUSED, BackendRequest, Request
+from vhostuser.wire.constants import (
+    DEVICE_STATE_ACCEPTED,
+    DEVICE_STATE_REFUSED,
+    BackendRequest,
+    Request,
+)
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 from vhostuser.wire.payloads import (
@@ -108,8 +113,9 @@ class RequestRow:
     handler: str | None = None
     answer: tuple[type[Payload], ...] = (U64,)
     """The layouts its reply may have."""
+    acceptance: int = 0
     refusal: int = 1
-    """The u64 that says no."""
+    """The u64 that says yes, and the one that says no."""
 
     @property
     def name(self) -> str:
@@ -234,9 +240,17 @@ FRONTEND_REQUESTS: Final = _table(
             _ALWAYS,
             Fds.ONE,
             _on(P.DEVICE_STATE),
+            handler="set_device_state_fd",
+            acceptance=DEVICE_STATE_ACCEPTED,
             refusal=DEVICE_STATE_REFUSED,
         ),
-        _ROW(_R.CHECK_DEVICE_STATE, (Empty,), _OWN, gate=_on(P.DEVICE_STATE)),
+        _ROW(
+            _R.CHECK_DEVICE_STATE,
+            (Empty,),
+            _ALWAYS,
+            gate=_on(P.DEVICE_STATE),
+            handler="check_device_state",
+        ),
         _ROW(_R.GET_SHMEM_CONFIG, (Empty,), _OWN, gate=_on(P.SHMEM), answer=(ShmemConfig,)),
         _ROW(
             _R.GET_VRING_BASE_SKIP_DRAIN,

@@ -101,5 +101,7 @@ void vu_vring_set_log(struct vu_pair *pair, int ring, int logged, uint64_t addre
 int vu_vring_error(const struct vu_pair *pair, int ring, uint64_t *values);
 /* A copy of what it has done so far; the worker may be at it (stale by a burst, no value torn). */
 void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters *counters);
+/* What the ring counted elsewhere; only while it is stopped. */
+void vu_vring_set_counters(struct vu_pair *pair, int ring, const struct vu_counters *counters);
 
 #endif

@@ -283,3 +283,12 @@ void vu_vring_counters(const struct vu_pair *pair, int ring, struct vu_counters 
     for (size_t i = 0; i < sizeof(*counters) / sizeof(*to); i++)
         to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 }
+
+void vu_vring_set_counters(struct vu_pair *pair, int ring, const struct vu_counters *counters)
+{
+    const uint64_t *from = (const uint64_t *)counters;
+    uint64_t *to = (uint64_t *)&pair->vring[ring].counters;
+
+    for (size_t i = 0; i < sizeof(*counters) / sizeof(*to); i++)
+        __atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+}
