@@ -20,7 +20,9 @@ GET_FEATURES, SET_FEATURES, SET_PROTOCOL_FEATURES = 1, 2, 16
 BIT_30 = 1 << 30
 VERSION_1 = 1 << 32
 REPLY_ACK = 1 << 3
-SERVED_PROTOCOL = 1 << 0 | 1 << 1 | 1 << 2 | REPLY_ACK | 1 << 4 | 1 << 5 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19
+SERVED_PROTOCOL = (
+    1 << 0 | 1 << 1 | 1 << 2 | REPLY_ACK | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19
+)
 """What this version offers without a config space, but for what changes the meaning of addresses."""
 GPA_ADDRESSES = 1 << 21
 

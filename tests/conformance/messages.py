@@ -58,7 +58,7 @@ ROWS = (
     Row(20, "NET_SET_MTU", Answer.ACK, u64(1500), served=True),
     Row(21, "SET_BACKEND_REQ_FD", Answer.ACK, b"", fds=1, served=True),
     Row(22, "IOTLB_MSG", Answer.U64, bytes(32)),
-    Row(23, "SET_VRING_ENDIAN", Answer.ACK, state(0, 0)),
+    Row(23, "SET_VRING_ENDIAN", Answer.ACK, state(0, 0), served=True),
     Row(24, "GET_CONFIG", Answer.OWN, bytes(12)),
     Row(25, "SET_CONFIG", Answer.ACK, bytes(12)),
     Row(26, "CREATE_CRYPTO_SESSION", Answer.OWN, bytes(64)),

@@ -76,7 +76,7 @@ def start_at(queue: Queue, index: int) -> None:
     """Winds both ends of an unused ring on, as after `index` chains."""
     queue._avail_index = queue._published = queue._kick_checked = queue._used_index = index
     queue.write_avail_index(index)
-    queue.memory.store_u16(queue.place.used + 2, index)
+    queue._words.store_u16(queue.place.used + 2, index)
 
 
 def read_eventfd(fd: int) -> int:
@@ -87,13 +87,13 @@ def read_eventfd(fd: int) -> int:
         return 0
 
 
-def make_queue(memory: GuestMemory, size: int, features: VirtioFeature) -> Queue:
+def make_queue(memory: GuestMemory, size: int, features: VirtioFeature, big_endian: bool = False) -> Queue:
     """Of the format that was negotiated. Packed ones lack raw words that tests of split rings use."""
     event_idx, in_order = V.EVENT_IDX in features, V.IN_ORDER in features
     if V.RING_PACKED in features:
         packed = PackedVirtqueue[Chain](memory, size, event_idx=event_idx, in_order=in_order)
         return cast(Queue, packed)
-    return SplitVirtqueue[Chain](memory, size, event_idx=event_idx, in_order=in_order)
+    return SplitVirtqueue[Chain](memory, size, event_idx=event_idx, in_order=in_order, big_endian=big_endian)
 
 
 class Ring:
@@ -103,7 +103,7 @@ class Ring:
         self.guest = guest
         self.pair = pair
         self.which = which
-        self.queue: Queue = make_queue(guest.memory, size, guest.features)
+        self.queue: Queue = make_queue(guest.memory, size, guest.features, guest.big_endian)
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
         self.kick_fd, self.call_fd, self.err_fd = (os.eventfd(0, flags) for _ in range(3))
         self._owned = [self.kick_fd, self.call_fd, self.err_fd]
@@ -122,6 +122,7 @@ class Ring:
             kick_is_drained=False,
             call_fd=self.call_fd if call_fd is None else call_fd,
             err_fd=self.err_fd,
+            is_big_endian=self.guest.big_endian,
         )
 
     def start(
@@ -206,7 +207,7 @@ class Ring:
         indirect: bool = False,
     ) -> int:
         """Adds a transmit chain with header and frame, not yet published; in one piece unless told."""
-        whole = header.build(self.guest.header_size) + content
+        whole = header.build(self.guest.header_size, big_endian=self.guest.big_endian) + content
         head = self.add_readable(whole, [len(whole)] if pieces is None else pieces, indirect=indirect)
         assert head is not None
         return head
@@ -231,7 +232,7 @@ class Ring:
         frames = []
         while contents:
             first = contents.pop(0)
-            header = NetHeader.parse(first[: self.guest.header_size])
+            header = NetHeader.parse(first[: self.guest.header_size], big_endian=self.guest.big_endian)
             buffers = header.num_buffers if self.guest.header_size == 12 else 1
             assert 1 <= buffers <= len(contents) + 1
             rest, contents = contents[: buffers - 1], contents[buffers - 1 :]
@@ -250,10 +251,12 @@ class Guest:
         regions: Sequence[Region] | None,
         size: int,
         huge_page: int,
+        big_endian: bool,
     ) -> None:
         self.bench = bench
         self.number = number
         self.features = features
+        self.big_endian = big_endian
         self.header_size = header_size(features)
         self.memory = GuestMemory(size, regions=regions, huge_page=huge_page)
         self.device = PacketDevice(number, bench.workers)
@@ -329,8 +332,9 @@ class Bench:
         regions: Sequence[Region] | None = None,
         size: int = 16 << 20,
         huge_page: int = 0,
+        big_endian: bool = False,
     ) -> Guest:
-        guest = Guest(self, len(self.guests), features, regions, size, huge_page)
+        guest = Guest(self, len(self.guests), features, regions, size, huge_page, big_endian)
         self.guests.append(guest)
         self._stack.callback(guest.close)
         return guest

@@ -41,7 +41,12 @@ from vhostuser.wire.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS, ReplyKi
 BIT_30 = int(V.PROTOCOL_FEATURES)
 OWN_REPLY = {number for number, row in FRONTEND_REQUESTS.items() if row.reply is ReplyKind.OWN}
 OWN_REPLY_NAMES = tuple(Request(number).name for number in OWN_REPLY)
-ALWAYS_U64 = {Request.IOTLB_MSG, Request.POSTCOPY_END, Request.SET_DEVICE_STATE_FD}
+ALWAYS_U64 = {
+    Request.IOTLB_MSG,
+    Request.POSTCOPY_END,
+    Request.SET_DEVICE_STATE_FD,
+    Request.CHECK_DEVICE_STATE,
+}
 
 interesting = st.sampled_from([0, 1, 2, 3, 5, 8, 255, 256, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF])
 words = interesting | st.integers(0, 0xFFFFFFFF)

@@ -106,6 +106,7 @@ def test_protocol_offer_has_what_this_version_serves() -> None:
         | P.REPLY_ACK
         | P.MTU
         | P.BACKEND_REQ
+        | P.CROSS_ENDIAN
         | P.RESET_DEVICE
         | P.CONFIGURE_MEM_SLOTS
         | P.STATUS

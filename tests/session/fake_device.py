@@ -114,6 +114,9 @@ class FakeDevice:
         self._note("set_vring_base", index, base)
         self.bases[index] = base
 
+    def set_vring_endian(self, index: int, is_big: bool) -> None:
+        self._note("set_vring_endian", index, is_big)
+
     def get_vring_base(self, index: int) -> int | Pending:
         self._note("get_vring_base", index)
         return self.deferred.get("get_vring_base") or self.bases.get(index, 0)

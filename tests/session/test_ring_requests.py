@@ -8,6 +8,7 @@ from vhostuser.errors import RequestError
 from vhostuser.session.device import Pending
 from vhostuser.session.states import RingState
 from vhostuser.wire.constants import Request
+from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 from vhostuser.wire.messages import (
     U64,
@@ -187,3 +188,42 @@ class TestGetVringBase:
         started.send(R.GET_VRING_BASE, VringState(0, 0))
         with pytest.raises(AssertionError, match="without a base"):
             started.session.complete(pending)
+
+
+class TestEndian:
+    """A legacy guest's byte order, said before its ring is started."""
+
+    @pytest.fixture
+    def crossing(self) -> Talk:
+        talk = Talk(FakeDevice(protocol_features=PROTOCOL_OFFER | P.CROSS_ENDIAN))
+        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER | P.CROSS_ENDIAN)))
+        talk.device.take_calls()
+        return talk
+
+    @pytest.mark.parametrize("num", [0, 1])
+    def test_is_told_to_the_device(self, crossing: Talk, num: int) -> None:
+        assert crossing.tell(R.SET_VRING_ENDIAN, VringState(3, num))
+        assert crossing.device.take_calls() == [("set_vring_endian", 3, bool(num))]
+
+    @pytest.mark.parametrize("num", [2, 0xFFFFFFFF])
+    def test_other_values_are_refused(self, crossing: Talk, num: int) -> None:
+        reason = crossing.refusal(R.SET_VRING_ENDIAN, VringState(3, num))
+        assert reason.startswith(f"SET_VRING_ENDIAN ring 3: {num} is neither 0")
+
+    @pytest.mark.parametrize("modern", [V.VERSION_1, V.VERSION_1 | V.RING_PACKED])
+    def test_modern_guest_is_little_endian(self, modern: V) -> None:
+        device = FakeDevice(features=OFFER | modern, protocol_features=PROTOCOL_OFFER | P.CROSS_ENDIAN)
+        talk = Talk(device)
+        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER | P.CROSS_ENDIAN)))
+        talk.send(R.SET_FEATURES, U64(int(modern) | BIT_30))
+        assert "VERSION_1" in talk.refusal(R.SET_VRING_ENDIAN, VringState(0, 1))
+        assert talk.tell(R.SET_VRING_ENDIAN, VringState(0, 0))
+
+    def test_started_ring_refuses_it_also_the_first_time(self, crossing: Talk) -> None:
+        crossing.tell(R.SET_VRING_KICK, VringFd(0, has_fd=False))
+        assert "comes while the ring is started" in crossing.refusal(R.SET_VRING_ENDIAN, VringState(0, 1))
+        crossing.send(R.GET_VRING_BASE, VringState(0, 0))
+        assert crossing.tell(R.SET_VRING_ENDIAN, VringState(0, 1))
+
+    def test_needs_to_be_negotiated(self, acked: Talk) -> None:
+        assert "CROSS_ENDIAN" in acked.refusal(R.SET_VRING_ENDIAN, VringState(0, 1))

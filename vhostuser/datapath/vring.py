@@ -52,6 +52,8 @@ class VringSetup:
     """What is written into the ring itself is marked in the dirty log, too."""
     log_address: int = 0
     """Guest address of the used ring, for the log."""
+    is_big_endian: bool = False
+    """A legacy guest's words and headers are. Not so with VERSION_1 or packed rings, whatever is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,7 @@ class RingPair:
                 "err_fd": setup.err_fd,
                 "logged": setup.is_logged,
                 "log": setup.log_address,
+                "big_endian": setup.is_big_endian,
             },
         )
         with paused([self.worker]):

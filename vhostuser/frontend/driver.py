@@ -97,7 +97,11 @@ class VirtioNetDriver(Link):
         `layout` gives the lengths of the chain's segments, header included, the rest being one more.
         TimeoutError when the ring stays full.
         """
-        head = header if isinstance(header, bytes) else header.build(self.header_size)
+        head = (
+            header
+            if isinstance(header, bytes)
+            else header.build(self.header_size, big_endian=self.big_endian)
+        )
         content = head + frame
         buffer = Segment(self.memory.alloc(max(len(content), 1)), len(content))
         self.memory.write(buffer.gpa, content)
@@ -170,7 +174,7 @@ class VirtioNetDriver(Link):
         content = self._take_buffer(pair, chains.popleft())
         if len(content) < self.header_size:
             raise PeerError(f"ring {2 * pair}: {len(content)} bytes written, fewer than the header has")
-        header = NetHeader.parse(content[: self.header_size])
+        header = NetHeader.parse(content[: self.header_size], big_endian=self.big_endian)
         count = header.num_buffers if VirtioFeature.MRG_RXBUF in self.features else 1
         if not 1 <= count <= len(chains) + 1:
             # All buffers of a frame have to be given back together (virtio 1.x, 5.1.6.4).
@@ -209,13 +213,18 @@ class VirtioNetDriver(Link):
             self._fill(pair)
 
     def _make_queue(self, size: int) -> Queue:
-        made: type[SplitQueue] | type[PackedQueue] = PackedQueue if self.packed else SplitQueue
-        return made(
+        event_idx = VirtioFeature.EVENT_IDX in self.features
+        in_order = VirtioFeature.IN_ORDER in self.features
+        fence = lib.vu_driver_fence
+        if self.packed:
+            return PackedQueue(self.memory, size, event_idx=event_idx, in_order=in_order, fence=fence)
+        return SplitQueue(
             self.memory,
             size,
-            event_idx=VirtioFeature.EVENT_IDX in self.features,
-            in_order=VirtioFeature.IN_ORDER in self.features,
-            fence=lib.vu_driver_fence,
+            event_idx=event_idx,
+            in_order=in_order,
+            fence=fence,
+            big_endian=self.big_endian,
         )
 
     def _fill(self, pair: int) -> None:

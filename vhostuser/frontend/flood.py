@@ -137,6 +137,8 @@ class Flood(Link):
     """A virtio-net driver for load. Options as for `Link`."""
 
     def __init__(self, frontend: Frontend, **options: Unpack[LinkOptions]) -> None:
+        if options.get("big_endian"):
+            raise ValueError("the driver in C knows no big-endian rings")
         super().__init__(frontend, **options)
         self._queues: list[CData] = []
         self._ring_places: list[RingPlace] = []

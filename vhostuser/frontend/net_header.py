@@ -9,6 +9,8 @@ from enum import IntEnum, IntFlag
 from vhostuser.wire.features import VirtioFeature
 
 _FIELDS = struct.Struct("<BBHHHHH")
+_BIG_ENDIAN = struct.Struct(">BBHHHHH")
+"""Of a legacy guest of that byte order."""
 _LEGACY_SIZE = 10
 _HASH_SIZE = 20
 
@@ -41,9 +43,10 @@ class NetHeader:
     csum_offset: int = 0
     num_buffers: int = 0
 
-    def build(self, size: int) -> bytes:
+    def build(self, size: int, *, big_endian: bool = False) -> bytes:
         """The header as `size` bytes: 10 without `num_buffers`, 12 with, more with zeroes behind."""
-        fields = _FIELDS.pack(
+        layout = _BIG_ENDIAN if big_endian else _FIELDS
+        fields = layout.pack(
             self.flags,
             self.gso_type,
             self.hdr_len,
@@ -55,9 +58,10 @@ class NetHeader:
         return fields[:size].ljust(size, b"\0")
 
     @classmethod
-    def parse(cls, content: bytes) -> NetHeader:
+    def parse(cls, content: bytes, *, big_endian: bool = False) -> NetHeader:
         """Of 10 bytes or more; `num_buffers` is 0 where the header is too short to have it."""
-        return cls(*_FIELDS.unpack(content[: _FIELDS.size].ljust(_FIELDS.size, b"\0")))
+        layout = _BIG_ENDIAN if big_endian else _FIELDS
+        return cls(*layout.unpack(content[: _FIELDS.size].ljust(_FIELDS.size, b"\0")))
 
 
 PLAIN = NetHeader()

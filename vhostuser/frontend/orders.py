@@ -47,6 +47,7 @@ PROTOCOL_FEATURES: dict[Order, P] = {
     | P.REPLY_ACK
     | P.MTU
     | P.BACKEND_REQ
+    | P.CROSS_ENDIAN
     | P.CONFIGURE_MEM_SLOTS
     | P.STATUS,
     Order.VIRTIO_USER: P.MQ | P.REPLY_ACK | P.STATUS,
@@ -110,6 +111,8 @@ class Nic:
     """Protocol features to acknowledge where offered; None: those that the order's front-end does."""
     told: list[MemoryRegion] = field(default_factory=list)
     """The regions that the back-end has been given; one that is new has none."""
+    big_endian: bool = False
+    """The guest is a legacy one of the other byte order."""
     offered: V = field(default=V(0))
     features: V = field(default=V(0))
     protocol: P = field(default=P(0))
@@ -210,6 +213,14 @@ def _mem_slots(nic: Nic) -> Script[None]:
         nic.told.append(region)
 
 
+def _endian(nic: Nic, ring: Ring, big: bool) -> Script[None]:
+    """QEMU says nothing where the guest has the host's byte order, and gives up where it cannot say it."""
+    if nic.big_endian:
+        if P.CROSS_ENDIAN not in nic.protocol:
+            raise PeerError("back-end serves no guest of the other byte order: it lacks CROSS_ENDIAN")
+        yield calls.set_vring_endian(ring.index, big)
+
+
 def _address(ring: Ring) -> Call[None]:
     assert ring.place is not None, "a ring has its place before it is started"
     return calls.set_vring_addr(ring.index, ring.place.desc, ring.place.used, ring.place.avail)
@@ -261,6 +272,7 @@ def _qemu_start(nic: Nic) -> Script[None]:
         for ring in nic.pair(number):
             yield calls.set_vring_num(ring.index, ring.size)
             yield calls.set_vring_base(ring.index, ring.base)
+            yield from _endian(nic, ring, True)
             yield _address(ring)
             yield calls.set_vring_kick(ring.index, ring.kick_fd)
             if ring.kick_fd is not None:
@@ -272,6 +284,7 @@ def _qemu_start(nic: Nic) -> Script[None]:
 def _qemu_stop(nic: Nic) -> Script[None]:
     for ring in nic.rings:
         yield from _stop_ring(nic, ring)
+        yield from _endian(nic, ring, False)
     if P.STATUS in nic.protocol:
         yield calls.set_status(0)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vhostuser.errors import PeerError
+from vhostuser.frontend.big_endian import BigEndianWords, Words
 from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.virtqueue_base import (
     DESC_SIZE,
@@ -61,9 +62,12 @@ class SplitVirtqueue(Virtqueue[Token]):
         in_order: bool = False,
         place: RingPlace | None = None,
         fence: Callable[[], None] = no_fence,
+        big_endian: bool = False,
     ) -> None:
+        """``big_endian`` is for a legacy driver of a big-endian guest: every word of the ring is so."""
         if not 1 <= size <= MAX_SIZE or size & (size - 1):
             raise ValueError(f"a split ring has a power of two up to {MAX_SIZE} entries, not {size}")
+        self._words: Words = BigEndianWords(memory) if big_endian else memory
         super().__init__(memory, size, event_idx=event_idx, in_order=in_order, place=place, fence=fence)
 
     @staticmethod
@@ -200,28 +204,28 @@ class SplitVirtqueue(Virtqueue[Token]):
     # The device's words
 
     def read_used_index(self) -> int:
-        return self.memory.load_u16(self.place.used + 2)
+        return self._words.load_u16(self.place.used + 2)
 
     def read_used_flags(self) -> int:
-        return self.memory.load_u16(self.place.used)
+        return self._words.load_u16(self.place.used)
 
     def read_used_entry(self, slot: int) -> tuple[int, int]:
         """Head and length at `slot` modulo the ring's size."""
         at = self.place.used + 4 + 8 * (slot % self.size)
-        return self.memory.load_u32(at), self.memory.load_u32(at + 4)
+        return self._words.load_u32(at), self._words.load_u32(at + 4)
 
     def read_avail_event(self) -> int:
-        return self.memory.load_u16(self.place.used + 4 + 8 * self.size)
+        return self._words.load_u16(self.place.used + 4 + 8 * self.size)
 
     # Raw: any descriptor, entry or index, right or wrong; no book is kept of it.
 
     def read_descriptor(self, index: int) -> Descriptor:
         at = self.place.desc + DESC_SIZE * index
         return Descriptor(
-            gpa=self.memory.load_u64(at),
-            length=self.memory.load_u32(at + 8),
-            flags=self.memory.load_u16(at + 12),
-            next=self.memory.load_u16(at + 14),
+            gpa=self._words.load_u64(at),
+            length=self._words.load_u32(at + 8),
+            flags=self._words.load_u16(at + 12),
+            next=self._words.load_u16(at + 14),
         )
 
     def write_descriptor(self, index: int, gpa: int, length: int, flags: int, following: int) -> None:
@@ -232,26 +236,26 @@ class SplitVirtqueue(Virtqueue[Token]):
     ) -> None:
         """Write entry `index` of the descriptor table at guest address `table`."""
         at = table + DESC_SIZE * index
-        self.memory.store_u64(at, gpa)
-        self.memory.store_u32(at + 8, length)
-        self.memory.store_u16(at + 12, flags)
-        self.memory.store_u16(at + 14, following)
+        self._words.store_u64(at, gpa)
+        self._words.store_u32(at + 8, length)
+        self._words.store_u16(at + 12, flags)
+        self._words.store_u16(at + 14, following)
 
     def read_avail_index(self) -> int:
-        return self.memory.load_u16(self.place.avail + 2)
+        return self._words.load_u16(self.place.avail + 2)
 
     def write_avail_index(self, value: int) -> None:
-        self.memory.store_u16(self.place.avail + 2, value & 0xFFFF)
+        self._words.store_u16(self.place.avail + 2, value & 0xFFFF)
 
     def write_avail_flags(self, value: int) -> None:
-        self.memory.store_u16(self.place.avail, value)
+        self._words.store_u16(self.place.avail, value)
 
     def write_avail_entry(self, slot: int, head: int) -> None:
         """Write avail entry `slot` modulo the ring's size."""
-        self.memory.store_u16(self.place.avail + 4 + 2 * (slot % self.size), head)
+        self._words.store_u16(self.place.avail + 4 + 2 * (slot % self.size), head)
 
     def write_used_event(self, value: int) -> None:
-        self.memory.store_u16(self.place.avail + 4 + 2 * self.size, value & 0xFFFF)
+        self._words.store_u16(self.place.avail + 4 + 2 * self.size, value & 0xFFFF)
 
     def offer_raw(self, head: int) -> None:
         """Publish `head` as the next chain, whatever it is, and keep no book of it."""

@@ -30,6 +30,7 @@ _PROTOCOL = (
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.MTU
     | ProtocolFeature.BACKEND_REQ
+    | ProtocolFeature.CROSS_ENDIAN
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS

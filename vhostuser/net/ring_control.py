@@ -70,6 +70,9 @@ class RingControl(ABC):
     def set_vring_base(self, index: int, base: int) -> None:
         self._ring(index).base = base
 
+    def set_vring_endian(self, index: int, is_big: bool) -> None:
+        self._ring(index).is_big_endian = is_big
+
     def get_vring_base(self, index: int) -> int:
         ring = self._ring(index)
         ring.close_kick_and_call()

@@ -25,6 +25,8 @@ class RingItems:
     """None also when the guest does not kick."""
     call: NotifyFd | None = None
     err: NotifyFd | None = None
+    is_big_endian: bool = False
+    """A legacy guest's words are; means nothing of others."""
     runs: bool = False
     """C was told to run it; it may have broken since."""
     is_begun: bool = False
@@ -64,6 +66,7 @@ class RingItems:
             err_fd=fd_of(self.err),
             is_logged=bool(self.addr.flags & VRING_F_LOG),
             log_address=self.addr.log,
+            is_big_endian=self.is_big_endian,
         )
 
     def outside(self, table: RegionTable, is_packed: bool) -> str:

@@ -67,6 +67,16 @@ def check_vring_unmoved(old: VringAddr, new: VringAddr) -> None:
             raise RequestError(f"{part} moves from {before:#x} to {after:#x} while the ring is started")
 
 
+def check_vring_endian(num: int, features: VirtioFeature) -> None:
+    if num not in (0, 1):
+        raise RequestError(f"{num} is neither 0 (little-endian) nor 1 (big-endian)")
+    modern = features & (VirtioFeature.VERSION_1 | VirtioFeature.RING_PACKED)
+    if num and modern:
+        raise RequestError(
+            f"big-endian with {', '.join(feature_names(modern))}: only a legacy guest's rings are"
+        )
+
+
 def check_vring_enable(num: int) -> None:
     if num not in (0, 1):
         raise RequestError(f"{num} is neither 0 (disable) nor 1 (enable)")

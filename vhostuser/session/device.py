@@ -112,6 +112,9 @@ class Device(Protocol):
 
     def set_vring_base(self, index: int, base: int) -> None: ...
 
+    def set_vring_endian(self, index: int, is_big: bool) -> None:
+        """The byte order of a legacy guest's ring and headers; little-endian unless this is said."""
+
     def get_vring_base(self, index: int) -> int | Pending:
         """Stop using the ring, finish what was taken from it, drop its kick and call fds; returns its
         position.

@@ -27,6 +27,10 @@ class RingRequests:
         checks.check_vring_base(payload.num, self._said.is_packed)
         self._said.device.set_vring_base(payload.index, payload.num)
 
+    def set_vring_endian(self, payload: VringState, fds: FdBag) -> None:
+        checks.check_vring_endian(payload.num, self._said.features)
+        self._said.device.set_vring_endian(payload.index, bool(payload.num))
+
     def get_vring_base(self, payload: VringState, fds: FdBag) -> Payload | Deferred:
         """The num of the request means nothing: DPDK virtio-user leaves there what was on its stack."""
         index = payload.index

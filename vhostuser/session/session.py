@@ -143,9 +143,9 @@ class Session:
         checks.check_vring_index(payload.index, self._said.device.vring_count())
         ring = self._said.ring(payload.index)
         known = ring.items.get(Request(row.request))
-        if not ring.state.is_started or known is None:
+        if not ring.state.is_started or (known is None and row.ring is not RingRule.BEFORE_START):
             return
-        if row.ring is RingRule.STOPPED:
+        if row.ring in (RingRule.STOPPED, RingRule.BEFORE_START):
             raise RequestError("comes while the ring is started; stop it with GET_VRING_BASE first")
         assert isinstance(known, VringAddr)
         assert isinstance(payload, VringAddr)

@@ -83,6 +83,8 @@ class RingRule(Enum):
     ANY = auto()
     STOPPED = auto()
     """Once the ring has this item, it may come again only while the ring is stopped."""
+    BEFORE_START = auto()
+    """Only while the ring is stopped, also for the first time."""
     UNMOVED = auto()
     """As STOPPED, but the same addresses with another log flag may come at any time: how migration begins."""
 
@@ -186,7 +188,14 @@ FRONTEND_REQUESTS: Final = _table(
             handler="set_backend_req_fd",
         ),
         _ROW(_R.IOTLB_MSG, (Iotlb,), _ALWAYS, gate=Gate(acked=V.ACCESS_PLATFORM)),
-        _ROW(_R.SET_VRING_ENDIAN, (VringState,), _ACK, gate=_on(P.CROSS_ENDIAN), ring=_STOPPED),
+        _ROW(
+            _R.SET_VRING_ENDIAN,
+            (VringState,),
+            _ACK,
+            gate=_on(P.CROSS_ENDIAN),
+            ring=RingRule.BEFORE_START,
+            handler="set_vring_endian",
+        ),
         # An error is the 12-byte form for rust-vmm, no payload at all for QEMU.
         _ROW(
             _R.GET_CONFIG,

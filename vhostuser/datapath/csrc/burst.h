@@ -38,6 +38,11 @@ static vu_always_inline bool vu_logs(const struct vu_ring_ops *ops, const struct
     return ops->general && device->log && (device->features & VU_F_LOG_ALL);
 }
 
+static vu_always_inline bool vu_turns(const struct vu_ring_ops *ops, const struct vu_vring *vring)
+{
+    return ops->general && vring->turned;
+}
+
 static vu_always_inline void vu_ring_arm(const struct vu_ring_ops *ops, struct vu_vring *vring)
 {
     ops->arm(vring);
@@ -96,10 +101,11 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
 
 /* Reads and checks a transmit chain's header.  -1: *header and *length (of the frame) are good; else the
    enum vu_drop. */
-static vu_always_inline int vu_dequeue_header(const struct vu_device *device,
+static vu_always_inline int vu_dequeue_header(const struct vu_ring_ops *ops, const struct vu_vring *vring,
                                               const struct vu_scratch *scratch, const struct vu_chain *chain,
                                               struct vu_net_hdr *header, uint32_t *length)
 {
+    const struct vu_device *device = vring->pair->device;
     const struct iovec *pieces = &scratch->tx_pieces.piece[chain->first];
 
     *header = (struct vu_net_hdr){0};
@@ -110,6 +116,8 @@ static vu_always_inline int vu_dequeue_header(const struct vu_device *device,
         return VU_DROP_OVERSIZE;
     *length = (uint32_t)chain->length - device->header_size;
     vu_iov_gather(header, vu_cursor_at(pieces, 0), device->header_size);
+    if (vu_turns(ops, vring))
+        vu_net_hdr_turn(header);
     return vu_net_hdr_check(header, *length, device->features);
 }
 
@@ -210,6 +218,8 @@ static vu_always_inline void vu_enqueue_commit(const struct vu_ring_ops *ops, st
         buffers++;
     } while (total);
     vu_write_le16(&header->num_buffers, rx->device->mergeable ? buffers : 1);
+    if (vu_turns(ops, rx->vring))
+        vu_net_hdr_turn(header);
     vu_iov_scatter(vu_cursor_at(pieces, 0), header, rx->device->header_size);
     if (vu_logs(ops, rx->device)) {
         for (uint32_t i = first; i < rx->used; i++)

@@ -4,12 +4,13 @@
 
 #include "chain.h"
 
-static struct vu_desc_copy read_desc(const struct vu_vring *vring, const void *at)
+static vu_always_inline struct vu_desc_copy read_desc(const struct vu_vring *vring, const void *at,
+                                                      bool turned)
 {
     const struct vu_packed_desc *packed = at;
 
     if (!vring->is_packed)
-        return vu_desc_read(at);
+        return vu_desc_read(at, turned);
     return (struct vu_desc_copy){
         .gpa = vu_read_le64(&packed->gpa),
         .length = vu_read_le32(&packed->length),
@@ -18,8 +19,8 @@ static struct vu_desc_copy read_desc(const struct vu_vring *vring, const void *a
 }
 
 /* Copies one table entry out; the table may cross from one region into the next. */
-static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, uint64_t gpa,
-                      struct vu_desc_copy *entry)
+static vu_always_inline int read_entry(struct vu_vring *vring, const struct vu_memory *memory, uint64_t gpa,
+                                       bool turned, struct vu_desc_copy *entry)
 {
     const struct vu_region *region = vu_region_of(memory, gpa, &vring->region_hint);
     const uint8_t *host;
@@ -31,7 +32,7 @@ static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, ui
     host = region->host + (gpa - region->gpa);
     if (vu_likely(region->size - (gpa - region->gpa) >= sizeof(bounce) &&
                   (uintptr_t)host % _Alignof(struct vu_desc) == 0)) {
-        *entry = read_desc(vring, host);
+        *entry = read_desc(vring, host, turned);
         return VU_OK;
     }
     /* Misaligned or across a border: bytes, each still read once. */
@@ -41,13 +42,13 @@ static int read_entry(struct vu_vring *vring, const struct vu_memory *memory, ui
             return VU_ERR_ADDRESS;
         to[i] = *(volatile const uint8_t *)(region->host + (gpa - region->gpa));
     }
-    *entry = read_desc(vring, &bounce);
+    *entry = read_desc(vring, &bounce, turned);
     return VU_OK;
 }
 
-int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                           const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
-                           struct vu_chain *chain)
+static vu_always_inline int walk(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                                 const struct vu_desc_copy *link, bool *writable_seen,
+                                 struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
 {
     uint32_t entries = link->length / (uint32_t)sizeof(struct vu_desc), index = 0;
     uint32_t most = vring->size > VU_INDIRECT_MIN ? vring->size : VU_INDIRECT_MIN;
@@ -61,7 +62,7 @@ int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memor
     for (uint32_t left = entries; left; left--) {
         struct vu_desc_copy entry;
         uint64_t gpa = link->gpa + (uint64_t)index * sizeof(struct vu_desc);
-        int result = read_entry(vring, memory, gpa, &entry);
+        int result = read_entry(vring, memory, gpa, turned, &entry);
 
         if (result)
             return vu_trouble(vring, result, chain->head, gpa, sizeof(struct vu_desc), link->flags);
@@ -82,4 +83,18 @@ int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memor
             return vu_trouble(vring, VU_ERR_NEXT, chain->head, index, entries, entry.flags);
     }
     return vu_trouble(vring, VU_ERR_CHAIN_LENGTH, chain->head, entries, 0, 0);
+}
+
+int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                           const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
+                           struct vu_chain *chain)
+{
+    return walk(vring, memory, direction, link, writable_seen, pieces, chain, false);
+}
+
+int vu_chain_walk_indirect_turned(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                                  const struct vu_desc_copy *link, bool *writable_seen,
+                                  struct vu_pieces *pieces, struct vu_chain *chain)
+{
+    return walk(vring, memory, direction, link, writable_seen, pieces, chain, true);
 }

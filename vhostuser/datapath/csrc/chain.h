@@ -19,13 +19,13 @@ struct vu_desc_copy {
     uint16_t next; /* packed: the buffer's id */
 };
 
-static vu_always_inline struct vu_desc_copy vu_desc_read(const struct vu_desc *desc)
+static vu_always_inline struct vu_desc_copy vu_desc_read(const struct vu_desc *desc, bool turned)
 {
     return (struct vu_desc_copy){
-        .gpa = vu_read_le64(&desc->gpa),
-        .length = vu_read_le32(&desc->length),
-        .flags = vu_read_le16(&desc->flags),
-        .next = vu_read_le16(&desc->next),
+        .gpa = vu_turn64(vu_read_le64(&desc->gpa), turned),
+        .length = vu_turn32(vu_read_le32(&desc->length), turned),
+        .flags = vu_turn16(vu_read_le16(&desc->flags), turned),
+        .next = vu_turn16(vu_read_le16(&desc->next), turned),
     };
 }
 
@@ -76,10 +76,15 @@ static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu
 int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
                            const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
                            struct vu_chain *chain);
+/* The same for a table of big-endian words. */
+int vu_chain_walk_indirect_turned(struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                                  const struct vu_desc_copy *link, bool *writable_seen,
+                                  struct vu_pieces *pieces, struct vu_chain *chain);
 
 /* Walks the chain that starts at chain->head, which is already known to be below size. */
 static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct vu_memory *memory,
-                                          int direction, struct vu_pieces *pieces, struct vu_chain *chain)
+                                          int direction, struct vu_pieces *pieces, struct vu_chain *chain,
+                                          bool turned)
 {
     uint32_t start = pieces->used, left = vring->size, index = chain->head;
     bool writable_seen = false;
@@ -89,10 +94,13 @@ static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct v
     chain->length = 0;
     chain->written = 0;
     for (;;) {
-        struct vu_desc_copy desc = vu_desc_read(&vring->desc[index]);
+        struct vu_desc_copy desc = vu_desc_read(&vring->desc[index], turned);
 
         if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
-            result = vu_chain_walk_indirect(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+            result = turned ? vu_chain_walk_indirect_turned(vring, memory, direction, &desc, &writable_seen,
+                                                            pieces, chain)
+                            : vu_chain_walk_indirect(vring, memory, direction, &desc, &writable_seen, pieces,
+                                                     chain);
             break;
         }
         result = vu_chain_add(vring, memory, direction, &desc, &writable_seen, pieces, chain);

@@ -77,13 +77,13 @@ static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct v
     return written;
 }
 
-static vu_always_inline void burst_to_fd(struct tx *tx, struct vu_burst *burst)
+static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct tx *tx, struct vu_burst *burst)
 {
     while (tx->done < tx->fetched) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
         struct vu_net_hdr header;
         uint32_t length;
-        int drop = vu_dequeue_header(tx->pair->device, tx->scratch, chain, &header, &length);
+        int drop = vu_dequeue_header(ops, tx->vring, tx->scratch, chain, &header, &length);
 
         if (vu_unlikely(drop < 0 && tx->pair->port_gone))
             drop = VU_DROP_PORT_DOWN;
@@ -117,7 +117,7 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
         struct vu_net_hdr header;
         uint32_t length;
-        int drop = vu_dequeue_header(tx->pair->device, tx->scratch, chain, &header, &length);
+        int drop = vu_dequeue_header(ops, tx->vring, tx->scratch, chain, &header, &length);
 
         if (vu_likely(drop < 0)) {
             struct vu_net_hdr copy = header;
@@ -141,13 +141,14 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
         vu_enqueue_end(ops, &rx);
 }
 
-static vu_always_inline void burst_to_nowhere(struct tx *tx, struct vu_burst *burst, int reason)
+static vu_always_inline void burst_to_nowhere(const struct vu_ring_ops *ops, struct tx *tx,
+                                              struct vu_burst *burst, int reason)
 {
     while (tx->done < tx->fetched) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
         struct vu_net_hdr header;
         uint32_t length;
-        int drop = vu_dequeue_header(tx->pair->device, tx->scratch, chain, &header, &length);
+        int drop = vu_dequeue_header(ops, tx->vring, tx->scratch, chain, &header, &length);
 
         if (drop < 0) {
             drop = reason;
@@ -168,21 +169,21 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
 
     tx.fetched = vu_dequeue_fetch(ops, tx.vring, pair->device->memory, tx.scratch, VU_BURST, &error);
     if (vu_unlikely(tx.vring->enabled == VU_RING_DISABLED)) {
-        burst_to_nowhere(&tx, burst, VU_DROP_RING_DISABLED);
+        burst_to_nowhere(ops, &tx, burst, VU_DROP_RING_DISABLED);
     } else {
         switch (pair->port_kind) {
         case VU_PORT_FD:
-            burst_to_fd(&tx, burst);
+            burst_to_fd(ops, &tx, burst);
             break;
         case VU_PORT_ECHO:
             burst_to_same_pair(ops, &tx, burst);
             break;
         case VU_PORT_SINK:
         case VU_PORT_SOURCE:
-            burst_to_nowhere(&tx, burst, -1);
+            burst_to_nowhere(ops, &tx, burst, -1);
             break;
         default:
-            burst_to_nowhere(&tx, burst, VU_DROP_PORT_DOWN);
+            burst_to_nowhere(ops, &tx, burst, VU_DROP_PORT_DOWN);
         }
     }
     burst->packets += tx.done;

@@ -51,6 +51,7 @@ struct vu_vring_setup {
     int err_fd;       /* -1: nobody listens */
     int logged;       /* 1: what is written into the ring itself is marked, too, */
     uint64_t log;     /* the used ring at this guest address */
+    int big_endian; /* 1: a legacy guest's words and headers are; not believed of VERSION_1 or packed rings */
 };
 
 /* id comes back in events.  NULL when out of memory. */

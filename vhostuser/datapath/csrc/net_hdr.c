@@ -96,3 +96,12 @@ int vu_net_hdr_deliver(struct vu_net_hdr *header, uint64_t features)
     }
     return -1;
 }
+
+void vu_net_hdr_turn(struct vu_net_hdr *header)
+{
+    vu_le16 *words[] = {&header->hdr_len, &header->gso_size, &header->csum_start, &header->csum_offset,
+                        &header->num_buffers};
+
+    for (unsigned i = 0; i < VU_ARRAY_SIZE(words); i++)
+        words[i]->raw = __builtin_bswap16(words[i]->raw);
+}

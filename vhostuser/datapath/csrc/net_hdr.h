@@ -51,7 +51,8 @@
 #define VU_F_GUEST_USO6 (1ULL << 55)
 #define VU_F_HOST_USO (1ULL << 56)
 
-/* As it lies in memory: little-endian, 12 bytes; a legacy header is its first 10. */
+/* As it lies in memory: little-endian, 12 bytes; a legacy header is its first 10.  A tap has it so, too; only
+   a big-endian guest's (vu_net_hdr_turn) is turned where it is read from or written to the ring. */
 struct vu_net_hdr {
     uint8_t flags;
     uint8_t gso_type;
@@ -69,5 +70,7 @@ int vu_net_hdr_check(struct vu_net_hdr *header, uint32_t frame_length, uint64_t 
 /* Whether a guest that acknowledged `features` may be given this header: -1, or the enum vu_drop.  Clears
    DATA_VALID for a guest without GUEST_CSUM (the checksum in the frame is complete). */
 int vu_net_hdr_deliver(struct vu_net_hdr *header, uint64_t features);
+/* From a big-endian guest's byte order to ours, and back. */
+void vu_net_hdr_turn(struct vu_net_hdr *header);
 
 #endif

@@ -90,6 +90,7 @@ struct vu_vring {
     bool wrap;           /* packed: the lap's bit at position */
     bool next_wrap;      /* packed: and at next */
     bool is_packed;
+    bool turned;            /* split: its words are big-endian; only the general instance serves it */
     uint32_t fetched_slots; /* packed: between position and next */
     uint16_t signalled;     /* position at the last call decision */
     bool signalled_valid;   /* false until the first decision after a start: that one always calls */
@@ -163,8 +164,8 @@ struct vu_ring_ops {
     bool (*grown)(struct vu_vring *vring);
     /* Tells the driver that kicks are not needed; whether that took writing. */
     bool (*disarm)(struct vu_vring *vring);
-    /* The general instance: it marks what it writes in the dirty log, when there is one.  The fast one does
-       not know of logs, and its last two are NULL. */
+    /* The general instance: it marks what it writes in the dirty log, when there is one, and knows big-endian
+       rings.  The fast one knows of neither, and its last two are NULL. */
     bool general;
     void (*mark_used)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
     void (*mark_wish)(struct vu_vring *vring);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The split format (virtio 1.2, 2.7): the hot functions, always inlined into a burst loop. */
+/*
+ * The split format (virtio 1.2, 2.7): the hot functions, always inlined into a burst loop.  `turned`: the
+ * ring's words are big-endian.  The fast instance knows at compile time that they are not.
+ */
 #ifndef VU_SPLIT_H
 #define VU_SPLIT_H
 
@@ -17,10 +20,10 @@ static vu_always_inline vu_le16 *vu_split_avail_event(struct vu_vring *vring)
 }
 
 /* Reads avail->idx anew; VU_FETCH_EMPTY when it has not moved. */
-static vu_always_inline int vu_split_look(struct vu_vring *vring)
+static vu_always_inline int vu_split_look(struct vu_vring *vring, bool turned)
 {
     /* Pairs with the driver's release of avail->idx after it filled descriptors and ring[]. */
-    uint16_t idx = vu_acquire_le16(&vring->avail->idx);
+    uint16_t idx = vu_turn16(vu_acquire_le16(&vring->avail->idx), turned);
 
     if (idx == vring->avail_seen)
         return VU_FETCH_EMPTY;
@@ -33,38 +36,39 @@ static vu_always_inline int vu_split_look(struct vu_vring *vring)
 }
 
 static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k,
-                                           int direction, struct vu_pieces *pieces, struct vu_chain *chain)
+                                           int direction, struct vu_pieces *pieces, struct vu_chain *chain,
+                                           bool turned)
 {
     uint16_t slot = (uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1);
 
     if ((uint16_t)(vring->position + k) == vring->avail_seen) {
-        int result = vu_split_look(vring);
+        int result = vu_split_look(vring, turned);
 
         if (result)
             return result;
     }
-    chain->head = vu_read_le16(&vring->avail->ring[slot]);
+    chain->head = vu_turn16(vu_read_le16(&vring->avail->ring[slot]), turned);
     if (vu_unlikely(chain->head >= vring->size))
         return vu_trouble(vring, VU_ERR_HEAD, chain->head, slot, vring->size, 0);
-    return vu_chain_walk(vring, memory, direction, pieces, chain);
+    return vu_chain_walk(vring, memory, direction, pieces, chain, turned);
 }
 
 static vu_always_inline void vu_split_publish(struct vu_vring *vring, const struct vu_chain *chains,
-                                              uint16_t n)
+                                              uint16_t n, bool turned)
 {
     for (uint16_t k = 0; k < n; k++) {
         struct vu_used_elem *elem =
             &vring->used->ring[(uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1)];
 
-        vu_write_le32(&elem->id, chains[k].head);
-        vu_write_le32(&elem->length, chains[k].written);
+        vu_write_le32(&elem->id, vu_turn32(chains[k].head, turned));
+        vu_write_le32(&elem->length, vu_turn32(chains[k].written, turned));
     }
     vring->position = (uint16_t)(vring->position + n);
     /* Pairs with the driver's acquire of used->idx: entries and buffers are visible first. */
-    vu_release_le16(&vring->used->idx, vring->position);
+    vu_release_le16(&vring->used->idx, vu_turn16(vring->position, turned));
 }
 
-static vu_always_inline bool vu_split_wants_call(struct vu_vring *vring)
+static vu_always_inline bool vu_split_wants_call(struct vu_vring *vring, bool turned)
 {
     uint16_t now = vring->position, before = vring->signalled;
     bool valid = vring->signalled_valid;
@@ -73,19 +77,20 @@ static vu_always_inline bool vu_split_wants_call(struct vu_vring *vring)
        (or flags) and looking at used->idx again (virtio 1.2, 2.7.7.2). */
     vu_full_fence();
     if (!vring->event_idx)
-        return !(vu_read_le16(&vring->avail->flags) & VU_AVAIL_NO_INTERRUPT);
+        return !(vu_turn16(vu_read_le16(&vring->avail->flags), turned) & VU_AVAIL_NO_INTERRUPT);
     vring->signalled = now;
     vring->signalled_valid = true;
     if (vu_unlikely(!valid))
         return true;
-    return (uint16_t)(now - vu_read_le16(vu_split_used_event(vring)) - 1) < (uint16_t)(now - before);
+    return (uint16_t)(now - vu_turn16(vu_read_le16(vu_split_used_event(vring)), turned) - 1) <
+           (uint16_t)(now - before);
 }
 
-static vu_always_inline void vu_split_arm(struct vu_vring *vring)
+static vu_always_inline void vu_split_arm(struct vu_vring *vring, bool turned)
 {
     vring->kick_armed = true;
     if (vring->event_idx)
-        vu_write_le16(vu_split_avail_event(vring), vring->avail_seen);
+        vu_write_le16(vu_split_avail_event(vring), vu_turn16(vring->avail_seen, turned));
     else
         vu_write_le16(&vring->used->flags, 0);
     /* Wish first, then the caller's last look at avail->idx: pairs with the driver's fence between
@@ -93,28 +98,62 @@ static vu_always_inline void vu_split_arm(struct vu_vring *vring)
     vu_full_fence();
 }
 
-static vu_always_inline bool vu_split_grown(struct vu_vring *vring)
+static vu_always_inline bool vu_split_grown(struct vu_vring *vring, bool turned)
 {
-    return vu_acquire_le16(&vring->avail->idx) != vring->avail_seen;
+    return vu_turn16(vu_acquire_le16(&vring->avail->idx), turned) != vring->avail_seen;
 }
 
-static vu_always_inline bool vu_split_disarm(struct vu_vring *vring)
+static vu_always_inline bool vu_split_disarm(struct vu_vring *vring, bool turned)
 {
     /* With event index the stale avail_event is behind us and suppresses by itself. */
     bool writes = vring->kick_armed && !vring->event_idx;
 
     vring->kick_armed = false;
     if (writes)
-        vu_write_le16(&vring->used->flags, VU_USED_NO_NOTIFY);
+        vu_write_le16(&vring->used->flags, vu_turn16(VU_USED_NO_NOTIFY, turned));
     return writes;
 }
 
-#define VU_SPLIT_OPS                                                                         \
-    .fetch = vu_split_fetch, .publish = vu_split_publish, .wants_call = vu_split_wants_call, \
-    .arm = vu_split_arm, .grown = vu_split_grown, .disarm = vu_split_disarm
+/* The operations for rings of which `turned_of_vring` says whether they are turned. */
+#define VU_SPLIT_OPERATIONS(name, turned_of_vring)                                                     \
+    static vu_always_inline int name##_fetch(struct vu_vring *vring, const struct vu_memory *memory,   \
+                                             uint16_t k, int direction, struct vu_pieces *pieces,      \
+                                             struct vu_chain *chain)                                   \
+    {                                                                                                  \
+        return vu_split_fetch(vring, memory, k, direction, pieces, chain, turned_of_vring);            \
+    }                                                                                                  \
+    static vu_always_inline void name##_publish(struct vu_vring *vring, const struct vu_chain *chains, \
+                                                uint16_t n)                                            \
+    {                                                                                                  \
+        vu_split_publish(vring, chains, n, turned_of_vring);                                           \
+    }                                                                                                  \
+    static vu_always_inline bool name##_wants_call(struct vu_vring *vring)                             \
+    {                                                                                                  \
+        return vu_split_wants_call(vring, turned_of_vring);                                            \
+    }                                                                                                  \
+    static vu_always_inline void name##_arm(struct vu_vring *vring)                                    \
+    {                                                                                                  \
+        vu_split_arm(vring, turned_of_vring);                                                          \
+    }                                                                                                  \
+    static vu_always_inline bool name##_grown(struct vu_vring *vring)                                  \
+    {                                                                                                  \
+        return vu_split_grown(vring, turned_of_vring);                                                 \
+    }                                                                                                  \
+    static vu_always_inline bool name##_disarm(struct vu_vring *vring)                                 \
+    {                                                                                                  \
+        return vu_split_disarm(vring, turned_of_vring);                                                \
+    }
 
-static const struct vu_ring_ops vu_split_ops = {VU_SPLIT_OPS};
-static const struct vu_ring_ops vu_split_general_ops = {
-    VU_SPLIT_OPS, .general = true, .mark_used = vu_log_mark_split_used, .mark_wish = vu_log_mark_split_wish};
+VU_SPLIT_OPERATIONS(vu_split_fast, false)
+VU_SPLIT_OPERATIONS(vu_split_general, vring->turned)
+
+#define VU_SPLIT_OPS(name)                                                                                \
+    .fetch = name##_fetch, .publish = name##_publish, .wants_call = name##_wants_call, .arm = name##_arm, \
+    .grown = name##_grown, .disarm = name##_disarm
+
+static const struct vu_ring_ops vu_split_ops = {VU_SPLIT_OPS(vu_split_fast)};
+static const struct vu_ring_ops vu_split_general_ops = {VU_SPLIT_OPS(vu_split_general), .general = true,
+                                                        .mark_used = vu_log_mark_split_used,
+                                                        .mark_wish = vu_log_mark_split_wish};
 
 #endif

@@ -126,6 +126,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->base = setup->base;
     vring->looked_at = false;
     vring->is_packed = pair->device->features & VU_F_RING_PACKED;
+    vring->turned = setup->big_endian && !(pair->device->features & (VU_F_RING_PACKED | VU_F_VERSION_1));
     vring->kick_fd = setup->kick_fd;
     vring->kick_drained = setup->kick_drained;
     vring->call_fd = setup->call_fd;
@@ -143,6 +144,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
         return error;
     }
     vring->state = VU_VRING_STARTING;
+    vu_device_choose_instance(pair->device);
     wake(vring);
     return VU_OK;
 }
@@ -152,7 +154,8 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
    the driver goes by. */
 static int look_at_split(struct vu_vring *vring, struct vu_event *event)
 {
-    uint16_t used_idx = vu_acquire_le16(&vring->used->idx), avail_idx = vu_acquire_le16(&vring->avail->idx);
+    uint16_t used_idx = vu_turn16(vu_acquire_le16(&vring->used->idx), vring->turned);
+    uint16_t avail_idx = vu_turn16(vu_acquire_le16(&vring->avail->idx), vring->turned);
 
     vring->position = vring->avail_seen = used_idx;
     event->value[0] = used_idx;
@@ -211,6 +214,7 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
 
     vu_vring_unwatch_kick(vring);
     vring->state = VU_VRING_STOPPED;
+    vu_device_choose_instance(pair->device);
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
     vu_pair_watch_port(pair);
     if (!vring->looked_at)
