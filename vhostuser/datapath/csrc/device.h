@@ -84,7 +84,8 @@ void vu_pair_free(struct vu_pair *pair);
 int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size);
 
 /* Starts ring VU_RX or VU_TX: translates the ring's three parts, watches the kick fd, and queues the first
-   scan, which finds the position: split from used->idx, packed from the base.  Returns vu_error. */
+   scan, which finds the position: split from used->idx, packed from the base.  Returns vu_error, which the
+   err fd was told of too. */
 int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *setup);
 /* Stops it; returns its position as the protocol has it.  Split: the next avail index, equal to used->idx,
    since nothing is ever left fetched.  Packed: slot and lap's bit, twice. */
@@ -95,6 +96,7 @@ void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled e
    its start (call).  Returns vu_error. */
 int vu_vring_set_kick(struct vu_pair *pair, int ring, int fd, int drained);
 void vu_vring_set_call(struct vu_pair *pair, int ring, int fd);
+/* For errors from now on: of one that has happened the old fd was told. */
 void vu_vring_set_err(struct vu_pair *pair, int ring, int fd);
 /* SET_VRING_ADDR while the ring runs: the log flag and address may change. */
 void vu_vring_set_log(struct vu_pair *pair, int ring, int logged, uint64_t address);

@@ -147,7 +147,7 @@ void vu_pair_wake(struct vu_pair *pair, uint32_t ready);
 void vu_pair_watch_port(struct vu_pair *pair);
 void vu_pair_port_gone(struct vu_pair *pair, int error);
 
-/* vring.c: ends a ring by its fault, reports it, pokes the err fd. */
+/* vring.c: ends a ring by its fault, reports it, pokes the err fd; nothing more when it is broken already. */
 void vu_vring_break(struct vu_vring *vring, int error);
 /* vring.c: translates the ring's parts in the device's present memory. */
 int vu_vring_translate(struct vu_vring *vring);

@@ -37,6 +37,9 @@ void vu_vring_break(struct vu_vring *vring, int error)
                              .ring = vring->index,
                              .error = error};
 
+    /* The first reason stays the reason, and is told once. */
+    if (vring->state == VU_VRING_BROKEN)
+        return;
     vring->state = VU_VRING_BROKEN;
     vring->error = error;
     for (unsigned i = 0; i < VU_ARRAY_SIZE(event.value); i++)
@@ -141,6 +144,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->error = VU_OK;
     if ((error = vu_vring_translate(vring)) || (error = vu_vring_watch_kick(vring))) {
         vring->error = error;
+        poke(vring, vring->err_fd);
         return error;
     }
     vring->state = VU_VRING_STARTING;
