@@ -23,7 +23,13 @@ from vhostuser.wire.requests import FRONTEND_REQUESTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vhostuser"
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "vhostuser/ARCHITECTURE.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "vhostuser/ARCHITECTURE.md",
+    "vhostuser/PROTOCOL.md",
+]
 TEXTS = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 README, MAP = TEXTS["README.md"], TEXTS["vhostuser/ARCHITECTURE.md"]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from click.testing import CliRunner
 
 from vhostuser.cli.features import Offer, make_listing
 from vhostuser.cli.main import vhostuser
 from vhostuser.ports.base import built_in_kinds
-from vhostuser.wire.requests import FRONTEND_REQUESTS
+from vhostuser.wire.requests import BACKEND_REQUESTS, FRONTEND_REQUESTS
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "vhostuser" / "PROTOCOL.md"
 
 
 def test_every_request_is_listed_and_the_served_ones_are_marked() -> None:
@@ -53,3 +56,18 @@ def test_the_tables() -> None:
     words = [line.split() for line in result.output.splitlines()]
     assert ["54", "GUEST_USO4", *["uso"] * len(built_in_kinds())] in words
     assert ["20", "NET_SET_MTU", "yes", "ack", "PROTOCOL_F_MTU,", "MTU"] in words
+
+
+def test_protocol_document_is_what_features_prints() -> None:
+    printed = CliRunner().invoke(vhostuser, ["features", "--markdown"]).output
+    assert DOCUMENT.read_text() == printed, (
+        "make it anew: .venv/bin/vhostuser features --markdown > vhostuser/PROTOCOL.md"
+    )
+
+
+def test_protocol_document_has_every_request() -> None:
+    lines = [line.strip("| ").split(" | ") for line in DOCUMENT.read_text().splitlines()]
+    names = [cells[1] for cells in lines if len(cells) in (4, 5) and cells[0].isdigit()]
+
+    rows = [*FRONTEND_REQUESTS.values(), *BACKEND_REQUESTS.values()]
+    assert names == [row.name for row in rows]

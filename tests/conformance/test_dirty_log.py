@@ -1,4 +1,4 @@
-"""The dirty log as a migration switches it (vhost-user: "Migration"); page for page it is in tests/datapath."""
+"""The dirty log as a migration switches it (vhost-user: "Migration"); tests/datapath has it page for page."""
 
 from __future__ import annotations
 

@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     from vhostuser.wire.requests import RequestRow
 
 
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""Title, head, rows."""
+
+_MARKDOWN_HEAD = """\
+# What is offered, and what is served
+
+Made by `vhostuser features --markdown` out of the tables that the server goes by; a test compares the two. A
+bit marked `uso` or `config-space` is offered with that option only. Replies: `own` has a payload of the
+request's own, `ack` a u64 where one is asked for, `always u64` one in any case. A request that is not served
+is refused by name.
+"""
+
+
 class Offer(StrEnum):
     """When a bit is offered."""
 
@@ -53,23 +66,34 @@ class Listing:
 
 
 @click.command("features")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def features(as_json: bool) -> None:
+@click.option("--json", "form", flag_value="json", help="Print JSON instead of tables.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the tables as Markdown.")
+def features(form: str | None) -> None:
     """List the features offered with each kind of port, and which requests are served.
 
     A bit marked `uso` or `config-space` is offered with that option only. Nothing here depends on the
     machine: the offer has to be the same after a restart.
     """
     listing = make_listing()
-    if as_json:
+    if form == "json":
         import msgspec
 
         click.echo(msgspec.json.format(msgspec.json.encode(asdict(listing)), indent=2).decode())
         return
-    click.echo(_feature_table("Virtio features", listing.virtio))
-    click.echo(_feature_table("Protocol features", listing.protocol))
-    click.echo(_request_table("Requests of the front-end", listing.requests))
-    click.echo(_request_table("Requests of the back-end", listing.backend_requests))
+    if form == "markdown":
+        click.echo(make_document(listing), nl=False)
+        return
+    for title, head, rows in _tables(listing):
+        click.echo(_table(title, head, rows))
+
+
+def make_document(listing: Listing) -> str:
+    """`vhostuser/PROTOCOL.md`."""
+    parts = [_MARKDOWN_HEAD]
+    for title, head, rows in _tables(listing):
+        lines = [head, ["---"] * len(head), *rows]
+        parts += [f"\n## {title}\n\n", *(f"| {' | '.join(line)} |\n" for line in lines)]
+    return "".join(parts)
 
 
 def make_listing() -> Listing:
@@ -144,18 +168,27 @@ def _request_lines(rows: Mapping[int, RequestRow]) -> list[RequestLine]:
     return lines
 
 
-def _feature_table(title: str, lines: Sequence[FeatureLine]) -> str:
+def _tables(listing: Listing) -> list[Table]:
+    return [
+        _feature_table("Virtio features", listing.virtio),
+        _feature_table("Protocol features", listing.protocol),
+        _request_table("Requests of the front-end", listing.requests),
+        _request_table("Requests of the back-end", listing.backend_requests),
+    ]
+
+
+def _feature_table(title: str, lines: Sequence[FeatureLine]) -> Table:
     kinds = list(lines[0].ports)
     rows = [[str(line.bit), line.name, *(line.ports[kind] for kind in kinds)] for line in lines]
-    return _table(title, ["bit", "name", *kinds], rows)
+    return title, ["bit", "name", *kinds], rows
 
 
-def _request_table(title: str, lines: Iterable[RequestLine]) -> str:
+def _request_table(title: str, lines: Iterable[RequestLine]) -> Table:
     rows = [
         [str(line.number), line.name, "yes" if line.served else "no", line.reply, ", ".join(line.needs)]
         for line in lines
     ]
-    return _table(title, ["no.", "name", "served", "reply", "needs"], rows)
+    return title, ["no.", "name", "served", "reply", "needs"], rows
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
