@@ -12,7 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import open_fds
+from tests.plain_frontend import close_all
 from tests.server.conftest import blocking, until
+from vhostuser.datapath.reaper import reaper
 from vhostuser.errors import RequestError
 from vhostuser.net.state_transfer import Outcome
 from vhostuser.server import state_channel
@@ -245,4 +247,23 @@ async def test_no_fd_left_in_the_process_is_a_refusal(monkeypatch: pytest.Monkey
     with pytest.raises(RequestError, match="Too many open files"):
         StateThreads().receive(reader, MOST, lambda _: None)
     await until(lambda: reader not in open_fds())
+    os.close(writer)
+
+
+async def test_no_thread_left_to_the_process_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    before = open_fds().keys()
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = StateThreads()
+    with monkeypatch.context() as patched:
+        # Not for the thread that closes what was given.
+        patched.setattr(threading.Thread, "start", none_left)
+        patched.setattr(reaper, "close", close_all)
+        with pytest.raises(RequestError, match="can't start new thread"):
+            threads.receive(reader, MOST, lambda _: None)
+
+    assert before - open_fds().keys() == {reader}
     os.close(writer)

@@ -50,7 +50,6 @@ class StateThreads:
         except OSError as error:
             reaper.close([fd])
             raise RequestError(f"no room for a transfer: {error.strerror}") from None
-        self._threads += 1
         is_wanted = True
 
         def run() -> None:
@@ -70,7 +69,12 @@ class StateThreads:
             os.close(give_up)
 
         # A daemon: a transfer that hangs must not keep the process from ending.
-        threading.Thread(target=run, name="vhostuser-state", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="vhostuser-state", daemon=True).start()
+        except RuntimeError as error:
+            reaper.close([fd, given_up, give_up])
+            raise RequestError(f"no room for a transfer: {error}") from None
+        self._threads += 1
         return abandon
 
 
@@ -83,8 +87,10 @@ def _outcome(fd: int, given_up: int, work: Callable[[_Wire], bytes]) -> Outcome:
     except OSError as error:
         return RequestError(f"the transfer's fd fails: {error.strerror}")
     finally:
-        os.close(fd)
-        os.close(given_up)
+        # A file system may complain even now; the fd is gone all the same.
+        for mine in (fd, given_up):
+            with contextlib.suppress(OSError):
+                os.close(mine)
 
 
 class _Wire:
