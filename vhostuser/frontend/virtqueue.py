@@ -67,8 +67,12 @@ class SplitVirtqueue(Virtqueue[Token]):
         """``big_endian`` is for a legacy driver of a big-endian guest: every word of the ring is so."""
         if not 1 <= size <= MAX_SIZE or size & (size - 1):
             raise ValueError(f"a split ring has a power of two up to {MAX_SIZE} entries, not {size}")
-        self._words: Words = BigEndianWords(memory) if big_endian else memory
+        self._big_endian = big_endian
         super().__init__(memory, size, event_idx=event_idx, in_order=in_order, place=place, fence=fence)
+
+    @property
+    def _words(self) -> Words:
+        return BigEndianWords(self.memory) if self._big_endian else self.memory
 
     @staticmethod
     def part_sizes(size: int) -> tuple[int, int, int]:
