@@ -22,6 +22,8 @@ HEADERS: dict[str, tuple[str, ...]] = {
         "memory.h",
         "dirty_log.h",
         "device.h",
+        "filter.h",
+        "control.h",
         "worker.h",
     ),
     "vhostuser.frontend._driver": ("driver.h",),

@@ -45,6 +45,7 @@ _EXPLANATIONS: Final[dict[str, str]] = {
     "base": "a packed ring of {2} entries cannot go on from slot {0} with lap bit {1} (base {3:#x}): "
     "that slot is beyond the ring, or used already",
     "log fault": "the dirty log is gone, at {0:#x}: the front-end truncated its file under us",
+    "control": "chain {0} has {1} readable and {2} writable bytes: a command has at least 2, its ack is 1",
     "notify": "an fd of ring {0} blocks: the front-end cleared O_NONBLOCK behind our back",
 }
 

@@ -11,18 +11,23 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from typing import Final
 
 from vhostuser.datapath._datapath import ffi, lib
 from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.faults import DROP_NAMES, explain
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
+from vhostuser.datapath.rx_filter import RxFilter
 from vhostuser.datapath.worker import Worker, paused
 from vhostuser.errors import GuestError
 from vhostuser.wire.features import VirtioFeature
 
 _PORT_KINDS = {PortKind.FD: 1, PortKind.ECHO: 2, PortKind.SINK: 3, PortKind.SOURCE: 4}
 _NO_PORT = 0
+
+MAX_COMMAND: Final = lib.VU_CONTROL_BYTES
+"""Bytes of a control command, ack not counted; a longer one is not copied out."""
 
 
 class RingEnabled(IntEnum):
@@ -142,6 +147,12 @@ class PacketDevice:
         with self.paused():
             lib.vu_device_set_log(self.handle, ffi.NULL if log is None else log.handle)
 
+    def set_filter(self, rx_filter: RxFilter | None) -> None:
+        """What frames to the guest have to pass; None: every frame is delivered."""
+        c_filter = ffi.NULL if rx_filter is None else rx_filter.build()
+        with self.paused():
+            lib.vu_device_set_filter(self.handle, c_filter)
+
     @property
     def is_faulted(self) -> bool:
         return bool(lib.vu_device_faulted(self.handle))
@@ -178,6 +189,27 @@ class RingPair:
         number = _NO_PORT if kind is None else _PORT_KINDS[kind]
         with paused([self.worker]):
             lib.vu_pair_set_port(self.handle, number, fd, reads, frame_size)
+
+    def set_control(self) -> None:
+        """Ring 0 is a control ring from now on, until `set_port`; each command is an event of its own."""
+        with paused([self.worker]):
+            if lib.vu_pair_set_control(self.handle) < 0:
+                raise MemoryError
+
+    def command(self) -> bytes | None:
+        """The command that waits for `answer`; None when none does. Cut to nothing when it is longer than
+        `MAX_COMMAND`."""
+        content = ffi.new("uint8_t[]", MAX_COMMAND)
+        with paused([self.worker]):
+            length = lib.vu_control_command(self.handle, content)
+        if not length:
+            return None
+        return b"" if length > MAX_COMMAND else bytes(ffi.buffer(content, length))
+
+    def answer(self, ack: int) -> None:
+        """The ack byte of the command that waits; the worker writes it and looks for the next one."""
+        with paused([self.worker]):
+            lib.vu_control_answer(self.handle, ack)
 
     def start(self, ring: int, setup: VringSetup) -> None:
         """Starts ring 0 (RX) or 1 (TX); the worker scans it once at its next turn.

@@ -26,6 +26,7 @@ class EventKind(IntEnum):
     DEVICE_FAULTED = 3
     PORT_GONE = 4
     OVERFLOW = 5
+    CONTROL = 6
 
 
 @dataclass(frozen=True, slots=True)

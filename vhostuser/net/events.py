@@ -12,11 +12,11 @@ _PACKED = 1
 _SLOT, _LAP_BIT = 0x7FFF, 15
 
 
-def describe(event: WorkerEvent) -> tuple[int, str]:
-    """A logging level and one sentence, without the device's name."""
+def describe(event: WorkerEvent, control: int | None = None) -> tuple[int, str]:
+    """A logging level and one sentence, without the device's name. ``control``: its control ring."""
     match event.kind:
         case EventKind.RING_STARTED:
-            return _started(event)
+            return _started(event, event.ring == control)
         case EventKind.RING_BROKEN:
             text = f"ring {event.ring} is broken until it is reset: {explain(event.error, event.values)}"
             return logging.ERROR, text
@@ -29,11 +29,14 @@ def describe(event: WorkerEvent) -> tuple[int, str]:
             )
         case EventKind.OVERFLOW:
             return logging.WARNING, "more happened at once than could be reported"
+        case EventKind.CONTROL:
+            return logging.DEBUG, f"ring {event.ring} brings a command"
 
 
-def _started(event: WorkerEvent) -> tuple[int, str]:
+def _started(event: WorkerEvent, is_control: bool) -> tuple[int, str]:
     position, base, used, available = event.values
-    text = f"ring {event.ring} ({'guest sends' if event.ring % 2 else 'guest receives'}) runs from "
+    role = "control" if is_control else "guest sends" if event.ring % 2 else "guest receives"
+    text = f"ring {event.ring} ({role}) runs from "
     if event.error == _PACKED:
         return logging.INFO, f"{text}slot {position & _SLOT} of a packed ring, lap bit {position >> _LAP_BIT}"
     waiting = (available - position) % 65536

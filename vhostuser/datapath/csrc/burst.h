@@ -230,13 +230,28 @@ static vu_always_inline void vu_enqueue_commit(const struct vu_ring_ops *ops, st
     vu_count_frame(&rx->vring->counters, header, length);
 }
 
+/* -1, or the enum vu_drop of a frame that the guest does not want. */
+static vu_always_inline int vu_enqueue_filter(const struct vu_enqueue *rx, struct vu_cursor frame,
+                                              uint32_t length)
+{
+    uint8_t head[VU_FILTER_HEAD] = {0};
+
+    if (vu_likely(!rx->device->filters))
+        return -1;
+    vu_iov_gather(head, frame, VU_MIN(length, sizeof(head)));
+    return vu_filter_check(&rx->device->filter, head);
+}
+
 /* Copies a frame into receive chains.  -1, or the enum vu_drop (nothing is used then). */
 static vu_always_inline int vu_enqueue_copy(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                             struct vu_net_hdr *header, struct vu_cursor frame,
                                             uint32_t length)
 {
     uint32_t header_size = rx->device->header_size;
+    int drop = vu_enqueue_filter(rx, frame, length);
 
+    if (vu_unlikely(drop >= 0))
+        return drop;
     if (vu_unlikely(vu_enqueue_reserve(ops, rx, (uint64_t)header_size + length) <
                         (uint64_t)header_size + length ||
                     !vu_enqueue_header_fits(rx)))

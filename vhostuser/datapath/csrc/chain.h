@@ -64,8 +64,9 @@ static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu
     if (vu_unlikely(!writable && (*writable_seen || direction == VU_RX)))
         return vu_trouble(vring, VU_ERR_DIRECTION, chain->head, desc->gpa, desc->length, desc->flags);
     *writable_seen |= writable;
-    if (vu_unlikely(writable && direction == VU_TX))
-        return VU_OK; /* allowed, useless to us: nothing is written into a transmit chain */
+    /* In a transmit chain allowed and useless to us: nothing is written there. */
+    if (vu_unlikely(writable ? direction == VU_TX || direction == VU_COMMAND : direction == VU_ACK))
+        return VU_OK;
     result = vu_translate(memory, &vring->region_hint, desc->gpa, desc->length, pieces);
     if (vu_unlikely(result == VU_ERR_ADDRESS))
         return vu_trouble(vring, VU_ERR_ADDRESS, chain->head, desc->gpa, desc->length, desc->flags);

@@ -50,6 +50,20 @@ static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair
     return length;
 }
 
+/* A frame that was read has its first bytes in the guest's buffers.  The guest may have changed them: it can
+   let in what it does not want. */
+static vu_always_inline int filter_read(const struct vu_enqueue *rx, uint32_t length, size_t in_place)
+{
+    uint8_t head[VU_FILTER_HEAD] = {0};
+    size_t wanted = VU_MIN(length, sizeof(head)), there = VU_MIN(wanted, in_place);
+
+    if (vu_likely(!rx->device->filters))
+        return -1;
+    vu_iov_gather(head, vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size), there);
+    memcpy(head + there, rx->scratch->tail, wanted - there);
+    return vu_filter_check(&rx->device->filter, head);
+}
+
 static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                          struct vu_net_hdr *header, uint32_t length, size_t in_place)
 {
@@ -58,6 +72,8 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
 
     /* Also a frame that was queued under the offloads of an earlier guest. */
     drop = vu_net_hdr_deliver(header, rx->device->features);
+    if (vu_likely(drop < 0))
+        drop = filter_read(rx, length, in_place);
     if (vu_unlikely(drop >= 0))
         return drop;
     if (vu_unlikely(length > in_place)) {
@@ -171,10 +187,11 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
         memcpy(frame + sizeof(head), &sequence, sizeof(sequence));
         drop = vu_enqueue_copy(ops, &rx, &header, vu_cursor_at(&piece, 0), pair->frame_size);
         if (drop >= 0) {
-            /* Nothing is lost, since nothing was there; but a buffer that is too small stays for ever. */
-            if (drop == VU_DROP_BUFFER_TOO_SMALL)
+            /* Nothing is lost, since nothing was there; but a buffer that is too small stays for ever, and
+               so does a filter. */
+            if (drop != VU_DROP_NO_BUFFERS)
                 vu_count(&rx.vring->counters.drops[drop], 1);
-            state = rx.empty ? PORT_STARVED : PORT_STUCK;
+            state = drop == VU_DROP_FILTERED ? PORT_EMPTY : rx.empty ? PORT_STARVED : PORT_STUCK;
             break;
         }
         pair->sequence++;
@@ -231,6 +248,8 @@ uint32_t vu_serve_rx(struct vu_pair *pair)
         pair->ready &= ~(uint32_t)VU_READY_RX;
         return 0;
     }
+    if (vu_unlikely(pair->port_kind == VU_PORT_CONTROL))
+        return vu_serve_control(pair);
     if (vu_unlikely(pair->device->general))
         return vring->is_packed ? serve_rx(&vu_packed_general_ops, pair)
                                 : serve_rx(&vu_split_general_ops, pair);

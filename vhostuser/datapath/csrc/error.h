@@ -24,7 +24,8 @@ enum vu_error {
     VU_ERR_SYSTEM = -15,          /* epoll or allocation failed; the event carries errno */
     VU_ERR_NOTIFY = -16,          /* a kick, call or err fd blocks: the front-end made it so */
     VU_ERR_BASE = -17,            /* a packed ring cannot be where SET_VRING_BASE says */
-    VU_ERR_LOG_FAULT = -18        /* the dirty log went away under us (truncated file) */
+    VU_ERR_LOG_FAULT = -18,       /* the dirty log went away under us (truncated file) */
+    VU_ERR_CONTROL = -19          /* no command, or no byte for its ack, in a chain of a control ring */
 };
 
 /* Every frame that is not delivered is counted under exactly one of these. */
@@ -42,9 +43,10 @@ enum vu_drop {
     VU_DROP_PORT_REFUSED = 10,    /* the port's device said EINVAL */
     VU_DROP_PORT_DOWN = 11,       /* the port's device is down, detached or gone */
     VU_DROP_PORT_ERROR = 12,      /* any other error of the port's device */
-    VU_DROP_RING_DISABLED = 13    /* sent on a ring that is started but not enabled */
+    VU_DROP_RING_DISABLED = 13,   /* sent on a ring that is started but not enabled */
+    VU_DROP_FILTERED = 14         /* the receiver's MAC or VLAN filter does not want it */
 };
 
-#define VU_DROP_COUNT 14
+#define VU_DROP_COUNT 15
 
 #endif

@@ -108,6 +108,7 @@ void vu_pair_free(struct vu_pair *pair)
     for (link = &pair->device->pairs; *link != pair; link = &(*link)->next)
         ;
     *link = pair->next;
+    free(pair->control);
     free(pair);
 }
 

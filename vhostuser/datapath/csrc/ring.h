@@ -145,13 +145,17 @@ struct vu_pieces {
     struct iovec piece[VU_PIECES];
 };
 
+/* Further directions of fetch: the two sides of a chain that has both, as a control ring's have. */
+#define VU_ACK 2
+#define VU_COMMAND 3
+
 /* fetch's answers besides VU_OK and enum vu_error. */
 #define VU_FETCH_FULL 1  /* the burst's pieces are used up: complete what there is first */
 #define VU_FETCH_EMPTY 2 /* the driver has made no further chain available */
 
 struct vu_ring_ops {
-    /* Walks the chain k behind position, k = 0, 1, 2 ... in a burst: its readable part for VU_TX, its
-       writable part for VU_RX. */
+    /* Walks the chain k behind position, k = 0, 1, 2 ... in a burst: its readable part for VU_TX and
+       VU_COMMAND, its writable part for VU_RX and VU_ACK. */
     int (*fetch)(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k, int direction,
                  struct vu_pieces *pieces, struct vu_chain *chain);
     /* Gives the first n chains of the burst back as used, all at once, and moves position. */

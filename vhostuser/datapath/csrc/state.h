@@ -5,6 +5,8 @@
 
 #include <pthread.h>
 
+#include "control.h"
+#include "filter.h"
 #include "guard.h"
 #include "net_hdr.h"
 #include "ring.h"
@@ -19,8 +21,10 @@ struct vu_device {
     uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
     bool faulted; /* by any of its workers, sticky: no ring of the device is touched again */
+    bool filters; /* the filter holds */
     uint32_t id;
     struct vu_pair *pairs;
+    struct vu_filter filter;
 };
 
 static vu_always_inline bool vu_device_is_faulted(const struct vu_device *device)
@@ -46,6 +50,19 @@ struct vu_source {
     enum vu_source_kind kind;
 };
 
+enum vu_control_state {
+    VU_CONTROL_IDLE = 0,
+    VU_CONTROL_ASKED = 1,   /* the event is out, and the ring rests: set by the worker */
+    VU_CONTROL_ANSWERED = 2 /* `ack` is to be written: set by the control side */
+};
+
+struct vu_control {
+    enum vu_control_state state;
+    uint8_t ack;
+    uint32_t length; /* of the command, also where it is too long to be copied */
+    uint8_t bytes[VU_CONTROL_BYTES];
+};
+
 struct vu_pair {
     struct vu_vring vring[2]; /* VU_RX, VU_TX */
     struct vu_device *device;
@@ -67,6 +84,7 @@ struct vu_pair {
     uint64_t sequence;     /* of VU_PORT_SOURCE */
     uint32_t n;
     struct vu_source sources[3];
+    struct vu_control *control; /* of a pair that has ever been VU_PORT_CONTROL */
 };
 
 /* Longest run of receive chains in one burst; a frame that needs more is dropped (1-byte buffers). */
@@ -167,5 +185,11 @@ void vu_worker_poll_rings(struct vu_worker *worker, int change);
    bits of pair->ready that have nothing left to do. */
 uint32_t vu_serve_tx(struct vu_pair *pair);
 uint32_t vu_serve_rx(struct vu_pair *pair);
+/* control.c: the same for an RX ring that is a control ring; one command at most. */
+uint32_t vu_serve_control(struct vu_pair *pair);
+
+/* filter.c: -1, or why a frame that begins with these VU_FILTER_HEAD bytes is dropped. */
+#define VU_FILTER_HEAD (VU_ETH_HEADER + 4)
+int vu_filter_check(const struct vu_filter *filter, const uint8_t *head);
 
 #endif

@@ -142,6 +142,8 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->kick_armed = true;
     vring->region_hint = 0;
     vring->error = VU_OK;
+    if (ring == VU_RX && pair->control)
+        pair->control->state = VU_CONTROL_IDLE;
     if ((error = vu_vring_translate(vring)) || (error = vu_vring_watch_kick(vring))) {
         vring->error = error;
         poke(vring, vring->err_fd);

@@ -23,7 +23,8 @@ enum vu_event_kind {
     VU_EVENT_DEVICE_FAULTED = 3, /* MEMORY_FAULT: value[0] host address (0: a system call said so), [1]
                                     guest address of the region, [2] its size; NOTIFY: value[0] ring */
     VU_EVENT_PORT_GONE = 4,      /* error is -errno */
-    VU_EVENT_OVERFLOW = 5        /* events were lost: look at every ring */
+    VU_EVENT_OVERFLOW = 5,       /* events were lost: look at every ring */
+    VU_EVENT_CONTROL = 6         /* a command waits for its answer (control.h) */
 };
 
 struct vu_event {
