@@ -362,3 +362,23 @@ def test_back_end_that_was_restarted_is_told_all_regions_again(backend: BackendD
         nic.resume(Frontend.connect(backend.path))
         echo(nic, 3)
         assert backend.named().count("ADD_MEM_REG") == 2 * len(nic.memory.regions)
+
+
+def test_control_queue_that_the_back_end_does_not_offer_is_its_fault(backend: BackendDouble) -> None:
+    nic = VirtioNetDriver.connect(backend.path, control_queue=True)
+    with pytest.raises(PeerError, match="CTRL_VQ"):
+        nic.start()
+    nic.close()
+
+
+def test_control_queue_is_behind_the_pairs_and_no_frame_comes_from_it(backend: BackendDouble) -> None:
+    backend.features |= V.CTRL_VQ
+    with VirtioNetDriver.connect(backend.path, queue_pairs=2, control_queue=True) as nic:
+        assert V.CTRL_VQ in nic.features
+        assert [ring.index for ring in nic.nic.rings] == [0, 1, 2, 3, 4]
+        assert len(nic.virtqueues) == 5
+        assert nic.control._queue is nic.virtqueues[4]
+        nic.send(bytes(60), queue=1)
+        assert nic.recv().queue == 1
+    with VirtioNetDriver.connect(backend.path) as nic, pytest.raises(IndexError):
+        nic.control  # noqa: B018 - it is a property

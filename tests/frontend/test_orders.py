@@ -30,10 +30,12 @@ def memory() -> Iterator[GuestMemory]:
         yield memory
 
 
-def nic(memory: GuestMemory, order: Order, *, pairs: int = 1, wanted: V = OFFER) -> Nic:
+def nic(
+    memory: GuestMemory, order: Order, *, pairs: int = 1, wanted: V = OFFER, control: bool = False
+) -> Nic:
     rings = [
         Ring(index, 256, None, 20 + index, 30, 31, RingPlace(0x1000, 0x2000, 0x3000))
-        for index in range(2 * pairs)
+        for index in range(2 * pairs + control)
     ]
     return Nic(order, wanted, pairs, rings, memory, channel_fd=40, mtu=1400)
 
@@ -427,3 +429,28 @@ def test_regions_have_guest_addresses_for_user_addresses_where_negotiated(
     tables = [call.payload.regions for call in answers.calls if isinstance(call.payload, MemTable)]
     rows = tables[0] if tables else [region for _, region, _ in region_calls(answers)]
     assert [(row.gpa, row.uva) for row in rows] == [(row.gpa, row.gpa) for row in memory.regions]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_control_ring_is_set_up_behind_the_pairs_as_every_other(memory: GuestMemory, order: Order) -> None:
+    device, without = nic(memory, order, pairs=2, control=True), nic(memory, order, pairs=2)
+    answers = Answers()
+    asked = answers.run(orders.negotiate(device)) + answers.run(orders.start(device))
+    before = answers.run(orders.negotiate(without)) + answers.run(orders.start(without))
+
+    def of_ring(index: int) -> list[str]:
+        return [name.rpartition(" ")[0] for name in asked if name.endswith(f" {index}")]
+
+    assert [name for name in asked if name.endswith(" 4") and name not in before]
+    assert sorted(set(of_ring(4))) == sorted(set(of_ring(3)))
+    assert answers.run(orders.stop(device)).count("GET_VRING_BASE 4") == 1
+
+
+def test_groups_are_the_pairs_and_the_control_ring(memory: GuestMemory) -> None:
+    def groups(pairs: int, control: bool) -> list[list[int]]:
+        device = nic(memory, Order.QEMU, pairs=pairs, control=control)
+        return [[ring.index for ring in group] for group in device.groups]
+
+    assert groups(1, False) == [[0, 1]]
+    assert groups(2, False) == [[0, 1], [2, 3]]
+    assert groups(2, True) == [[0, 1], [2, 3], [4]]

@@ -16,6 +16,7 @@ used. They come from:
 - `calls`, `dialogue`, `frontend`, `async_frontend`: one function for each request, blocking and awaited
 - `orders`, `link`: the message orders of known front-ends; a device brought up, stopped, resumed
 - `driver`: frames in and out in Python; `flood`: the same in C (`csrc/`) for load, latency and integrity
+- `control`: commands on a control queue
 - `net_header`: the header before each frame
 
 Not API: `frames`, `world`, `stage`, `demo`, which are `vhostuser demo`.
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vhostuser.frontend.async_frontend import AsyncFrontend
+    from vhostuser.frontend.control import ControlQueue, RxMode
     from vhostuser.frontend.driver import Received, VirtioNetDriver
     from vhostuser.frontend.flood import Flood, Latency, Load, Report
     from vhostuser.frontend.frontend import Frontend
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncFrontend",
+    "ControlQueue",
     "Flood",
     "Frontend",
     "GuestMemory",
@@ -52,12 +55,14 @@ __all__ = [
     "Received",
     "Region",
     "Report",
+    "RxMode",
     "SplitVirtqueue",
     "VirtioNetDriver",
 ]
 
 _HOMES = {
     "AsyncFrontend": "async_frontend",
+    "ControlQueue": "control",
     "Flood": "flood",
     "Frontend": "frontend",
     "GuestMemory": "guest_memory",
@@ -69,6 +74,7 @@ _HOMES = {
     "Received": "driver",
     "Region": "guest_memory",
     "Report": "flood",
+    "RxMode": "control",
     "SplitVirtqueue": "virtqueue",
     "VirtioNetDriver": "driver",
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from vhostuser.errors import PeerError
+from vhostuser.frontend.control import ControlQueue
 from vhostuser.frontend.core import lib
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import Link, LinkOptions
@@ -53,7 +54,8 @@ class VirtioNetDriver(Link):
     def __init__(self, frontend: Frontend, **options: Unpack[LinkOptions]) -> None:
         super().__init__(frontend, **options)
         self.virtqueues: list[Queue] = []
-        """By ring index: 2n receives, 2n + 1 transmits. Empty before the first start."""
+        """By ring index: 2n receives, 2n + 1 transmits, the last may be a control queue. Empty before the
+        first start."""
         self._arrived: deque[Received] = deque()
 
     # What lies in a ring differs by its format, so who wants to look at it or to write it says which.
@@ -79,6 +81,12 @@ class VirtioNetDriver(Link):
 
     def transmit_queue(self, pair: int = 0) -> SplitQueue:
         return self.queues[2 * pair + 1]
+
+    @property
+    def control(self) -> ControlQueue:
+        """The control queue; IndexError without the option `control_queue`."""
+        index = 2 * self.queue_pairs
+        return ControlQueue(self, self.virtqueues[index], index)
 
     # Sending
 
@@ -143,7 +151,7 @@ class VirtioNetDriver(Link):
     def recv(self, timeout: float = _WAIT) -> Received:
         """The next frame on any pair, asleep until then; TimeoutError when none comes."""
         deadline = Deadline(timeout)
-        receiving = range(0, len(self.virtqueues), 2)
+        receiving = range(0, 2 * self.queue_pairs, 2)
         while (received := self.recv_now()) is None:
             if any([self.virtqueues[index].enable_calls() for index in receiving]):
                 continue

@@ -61,6 +61,9 @@ class LinkOptions(TypedDict, total=False):
     queue_pairs: int
     queue_size: int
     """Entries of each ring, 256 by default; any number where RING_PACKED is negotiated."""
+    control_queue: bool
+    """Whether there is one behind the pairs, and CTRL_VQ is acknowledged. Off by default: QEMU and Cloud
+    Hypervisor keep theirs to themselves."""
     features: VirtioFeature
     """Acknowledged where offered; `DEFAULT_FEATURES` by default."""
     protocol_features: ProtocolFeature
@@ -102,6 +105,8 @@ class Link:
             order = Order(options.get("order", Order.QEMU))
             pairs = options.get("queue_pairs", 1)
             size = options.get("queue_size", 256)
+            has_control = options.get("control_queue", False)
+            control = VirtioFeature.CTRL_VQ if has_control else VirtioFeature(0)
             self._acks = options.get("acks", ACKS[order])
             memory = options.get("memory")
             if memory is None:
@@ -119,9 +124,9 @@ class Link:
                 wanted &= ~(VirtioFeature.VERSION_1 | VirtioFeature.RING_PACKED)
             self.nic = Nic(
                 order=order,
-                wanted=wanted,
+                wanted=wanted | control,
                 pairs=pairs,
-                rings=[self._ring(index, size) for index in range(2 * pairs)],
+                rings=[self._ring(index, size) for index in range(2 * pairs + has_control)],
                 memory=memory,
                 channel_fd=self._channel[1].fileno(),
                 mtu=options.get("mtu"),
@@ -204,6 +209,8 @@ class Link:
     def negotiate(self) -> None:
         """Features, protocol features, ownership; PeerError when the back-end cannot be driven."""
         self.frontend.run_script(orders.negotiate(self.nic))
+        if len(self.nic.rings) > 2 * self.queue_pairs and VirtioFeature.CTRL_VQ not in self.features:
+            raise PeerError("back-end does not offer CTRL_VQ, and a control queue was asked for")
         self._negotiated = True
 
     def start(self) -> None:

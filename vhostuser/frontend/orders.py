@@ -103,6 +103,7 @@ class Nic:
     """Features to acknowledge where the back-end offers them."""
     pairs: int
     rings: Sequence[Ring]
+    """Two a pair, by index; one more behind them is the control ring."""
     memory: GuestMemory
     channel_fd: int | None = None
     """For SET_BACKEND_REQ_FD, when that is negotiated."""
@@ -132,6 +133,11 @@ class Nic:
     def pair(self, number: int) -> Sequence[Ring]:
         """The receive and the transmit ring of a pair."""
         return self.rings[2 * number : 2 * number + 2]
+
+    @property
+    def groups(self) -> list[Sequence[Ring]]:
+        """The rings of each pair, and at the end the control ring by itself, if there is one."""
+        return [self.pair(number) for number in range((len(self.rings) + 1) // 2)]
 
 
 def negotiate(nic: Nic) -> Script[None]:
@@ -235,7 +241,7 @@ def _stop_ring(nic: Nic, ring: Ring) -> Script[None]:
 
 def _qemu_negotiate(nic: Nic) -> Script[None]:
     """QEMU makes one vhost device out of each pair, all on one socket: most of it comes once a pair."""
-    for number in range(nic.pairs):
+    for number, rings in enumerate(nic.groups):
         yield from _features(nic)
         yield from _protocol(nic)
         if number == 0:
@@ -249,7 +255,7 @@ def _qemu_negotiate(nic: Nic) -> Script[None]:
                 yield calls.set_backend_req_fd(nic.channel_fd)
             yield from _owner(nic)
         yield from _features(nic)
-        for ring in nic.pair(number):
+        for ring in rings:
             yield calls.set_vring_call(ring.index, ring.masked_fd)
             yield calls.set_vring_err(ring.index, ring.err_fd)
 
@@ -261,15 +267,15 @@ def _qemu_start(nic: Nic) -> Script[None]:
             yield calls.set_vring_enable(ring.index, ring.index < 2)
     if V.MTU in nic.features and P.MTU in nic.protocol and nic.mtu is not None:
         yield calls.net_set_mtu(nic.mtu)
-    for number in range(nic.pairs):
+    for number, rings in enumerate(nic.groups):
         if V.PROTOCOL_FEATURES in nic.features:
-            for ring in nic.pair(number):
+            for ring in rings:
                 yield calls.set_vring_enable(ring.index, True)
         yield calls.set_features(nic.features)
         yield from _status(nic, STATUS_FEATURES_OK)
         if number == 0:
             yield from _mem_slots(nic) if P.CONFIGURE_MEM_SLOTS in nic.protocol else _mem_table(nic)
-        for ring in nic.pair(number):
+        for ring in rings:
             yield calls.set_vring_num(ring.index, ring.size)
             yield calls.set_vring_base(ring.index, ring.base)
             yield from _endian(nic, ring, True)
