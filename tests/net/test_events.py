@@ -21,6 +21,16 @@ def test_ring_that_starts_where_it_was_told_is_news() -> None:
     assert text == "ring 3 (guest sends) runs from 5, 4 entries waiting"
 
 
+def test_control_ring_is_called_so() -> None:
+    values = (0, 0, 0, 1)
+    assert describe(event(EventKind.RING_STARTED, values=values), 3)[1].startswith("ring 3 (control) runs")
+    assert "(guest sends)" in describe(event(EventKind.RING_STARTED, values=values), 2)[1]
+
+
+def test_command_is_no_news() -> None:
+    assert describe(event(EventKind.CONTROL)) == (logging.DEBUG, "ring 3 brings a command")
+
+
 def test_ring_that_starts_elsewhere_is_a_warning_with_both_numbers() -> None:
     level, text = describe(event(EventKind.RING_STARTED, values=(65535, 0, 65535, 1)))
 

@@ -10,6 +10,7 @@ from vhostuser.wire.features import VirtioFeature as V
 
 NOTHING = V(0)
 CAPS = PortCaps(ALL_OFFLOADS, queues=256, max_frame=MAX_FRAME)
+COMMANDS = V.CTRL_RX | V.CTRL_RX_EXTRA | V.CTRL_VLAN | V.CTRL_MAC_ADDR | V.CTRL_GUEST_OFFLOADS
 USO = V.GUEST_USO4 | V.GUEST_USO6 | V.HOST_USO
 
 
@@ -36,7 +37,7 @@ def test_offer_has_rings_offloads_and_what_qemu_forwards() -> None:
 
 
 def test_offer_has_nothing_that_this_version_does_not_serve() -> None:
-    assert not offer() & (V.ACCESS_PLATFORM | V.CTRL_VQ | V.MAC | V.STATUS)
+    assert not offer() & (V.ACCESS_PLATFORM | V.MAC | V.STATUS | V.RSS | V.HASH_REPORT)
 
 
 def test_offer_has_uso_only_where_configured() -> None:
@@ -47,6 +48,20 @@ def test_offer_has_uso_only_where_configured() -> None:
 def test_offer_has_mac_and_status_only_with_a_config_space_of_ours() -> None:
     assert offer(config_space=True) & (V.MAC | V.STATUS) == V.STATUS
     assert V.MAC | V.STATUS in offer(config_space=True, has_mac=True)
+
+
+def test_offer_of_a_control_queue_is_for_all_and_its_commands_for_who_takes_our_config_space() -> None:
+    # Cloud Hypervisor has several pairs only where CTRL_VQ is offered; virtio-user lies about the commands.
+    assert V.CTRL_VQ in offer()
+    assert not offer() & COMMANDS
+    assert V.CTRL_VQ | COMMANDS in offer(config_space=True)
+
+
+def test_offer_without_a_control_queue_has_no_commands_and_qemu_has_its_pairs_all_the_same() -> None:
+    left = offer(V.CTRL_VQ, config_space=True)
+
+    assert not left & (COMMANDS | V.CTRL_VQ)
+    assert V.MQ | V.GUEST_ANNOUNCE in left
 
 
 def test_offer_of_an_mtu_in_a_config_space_of_ours_needs_one() -> None:

@@ -58,6 +58,18 @@ def test_each_pair_has_a_queue_of_its_own_as_long_as_they_last(rig: Rig) -> None
     assert rig.told == {0: (rig.queues[0], True), 1: (rig.queues[1], True)}
 
 
+def test_pair_that_is_forgotten_is_told_anew(rig: Rig) -> None:
+    rig.ports.share({0, 1})
+    rig.told.clear()
+    rig.ports.share({0, 1})
+    assert rig.told == {}
+
+    rig.ports.forget(1)
+    rig.ports.forget(7)
+    rig.ports.share({0, 1})
+    assert rig.told == {1: (rig.queues[1], True)}
+
+
 def test_of_those_that_share_a_queue_the_first_reads_it(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.ports.share({0, 1, 2, 3})
 

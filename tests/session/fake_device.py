@@ -81,6 +81,9 @@ class FakeDevice:
         self._note("reset_device")
         self.bases.clear()
 
+    def reset_driver(self) -> None:
+        self._note("reset_driver")
+
     def queue_count(self) -> int:
         return self.queues
 

@@ -184,6 +184,7 @@ class TestStatus:
         assert talk.device.take_calls() == [
             ("set_vring_state", 0, S.STOPPED_DISABLED),
             ("set_vring_state", 1, S.STOPPED_DISABLED),
+            ("reset_driver",),
         ]
         assert talk.session.acked_features == V.VERSION_1 | V.PROTOCOL_FEATURES
 

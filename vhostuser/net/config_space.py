@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LINK_UP = 1
+ANNOUNCE = 2
 
 
 @dataclass(frozen=True, slots=True)

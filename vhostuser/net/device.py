@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import stat
+from dataclasses import replace
 
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortOps
@@ -18,7 +19,7 @@ from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import RequestError
 from vhostuser.memory.regions import RegionTable
 from vhostuser.net.announce import rarp_frame
-from vhostuser.net.config_space import ConfigSpace
+from vhostuser.net.config_space import ANNOUNCE, LINK_UP, ConfigSpace
 from vhostuser.net.events import describe
 from vhostuser.net.memory_map import MemoryMap
 from vhostuser.net.pair_ports import PairPorts
@@ -98,7 +99,7 @@ class NetDevice(RingControl):
         return MAX_VRINGS
 
     def get_config(self, offset: int, size: int) -> bytes:
-        return self._config_space.read(offset, size)
+        return self._present_config().read(offset, size)
 
     # What is said about the device
 
@@ -108,9 +109,11 @@ class NetDevice(RingControl):
     def set_features(self, acked: VirtioFeature) -> None:
         if acked != self._features:
             self._log.info("guest features: %s", ", ".join(feature_names(acked)) or "none")
+        if (acked ^ self._features) & ~VirtioFeature.LOG_ALL:
+            self._control.reset()  # another driver; the log comes and goes while one runs
         self._features = acked
-        self._packet.set_features(acked)
         self._has_features = True
+        self._apply_commands()
         self._settle_all()
 
     def set_protocol_features(self, acked: ProtocolFeature) -> None:
@@ -239,9 +242,19 @@ class NetDevice(RingControl):
 
     def on_event(self, event: WorkerEvent) -> bool:
         """Says in the log what C reported; False when the front-end has to be disconnected."""
-        level, text = describe(event)
+        level, text = describe(event, self._control.index)
         self._log.log(level, "%s", text)
+        if event.kind is EventKind.CONTROL:
+            self.execute_command()
         return event.kind is not EventKind.DEVICE_FAULTED
+
+    def ask_to_announce(self) -> None:
+        """Sets the config space's announce bit until the guest has answered on its control ring.
+
+        Whoever asks sends CONFIG_CHANGE_MSG afterwards, for a guest that did not acknowledge GUEST_ANNOUNCE
+        or has no control ring does not look.
+        """
+        self._control.settings.announces = True
 
     @property
     def is_faulted(self) -> bool:
@@ -252,6 +265,26 @@ class NetDevice(RingControl):
         """Without features nobody knows what the words in a ring mean."""
         lacking = [] if self._has_features else ["SET_FEATURES"]
         return [*lacking, "SET_MEM_TABLE or ADD_MEM_REG"] if self._memory.memory is None else lacking
+
+    def _apply_commands(self) -> None:
+        # All of it holds only where a control ring can turn it off again.
+        has_control, settings = self._control.index is not None, self._control.settings
+        self._packet.set_features(self._control.running_features(self._features))
+        modes = settings.receive.as_filter(self._features, self._guest_mac()) if has_control else None
+        self._packet.set_filter(modes)
+
+    def _guest_mac(self) -> bytes | None:
+        """The guest's address, where we gave it or were told."""
+        given = self._config_space.mac if VirtioFeature.MAC in self._features else None
+        return self._control.settings.mac or given
+
+    def _present_config(self) -> ConfigSpace:
+        settings = self._control.settings
+        return replace(
+            self._config_space,
+            mac=settings.mac or self._config_space.mac,
+            status=LINK_UP | (ANNOUNCE if settings.announces else 0),
+        )
 
     def _close_backend_fd(self) -> None:
         if self._backend_fd >= 0:

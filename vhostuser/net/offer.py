@@ -18,10 +18,23 @@ _RINGS = (
     | VirtioFeature.RING_PACKED
     | VirtioFeature.LOG_ALL
 )
+_CONTROL = VirtioFeature.CTRL_VQ
+"""Cloud Hypervisor gives its guests a control queue, and so several pairs, only if we offer one, though it
+runs that queue itself. QEMU takes no notice, DPDK's virtio-user strips it."""
 _NET = VirtioFeature.MRG_RXBUF | VirtioFeature.MTU | VirtioFeature.MQ | VirtioFeature.GUEST_ANNOUNCE
 _USO = VirtioFeature.GUEST_USO4 | VirtioFeature.GUEST_USO6 | VirtioFeature.HOST_USO
 _CONFIG_SPACE = VirtioFeature.MAC | VirtioFeature.STATUS
 """Bits whose fields a driver reads from the config space: offered only where that space is ours."""
+_COMMANDS = (
+    VirtioFeature.CTRL_RX
+    | VirtioFeature.CTRL_RX_EXTRA
+    | VirtioFeature.CTRL_VLAN
+    | VirtioFeature.CTRL_MAC_ADDR
+    | VirtioFeature.CTRL_GUEST_OFFLOADS
+)
+"""What can be said in a control queue. Also offered only where the config space is ours, for a front-end that
+keeps that keeps the control queue, too: virtio-user, where it is offered CTRL_RX, CTRL_VLAN or CTRL_MAC_ADDR,
+acknowledges them without CTRL_VQ and tells its driver OK for commands that it throws away."""
 
 _PROTOCOL = (
     ProtocolFeature.MQ
@@ -45,8 +58,11 @@ _NEEDS = (
     (VirtioFeature.HOST_TSO4 | VirtioFeature.HOST_TSO6, VirtioFeature.CSUM),
     (VirtioFeature.HOST_UFO | VirtioFeature.HOST_USO | VirtioFeature.GSO, VirtioFeature.CSUM),
     (VirtioFeature.HOST_ECN, VirtioFeature.HOST_TSO4 | VirtioFeature.HOST_TSO6),
+    (_COMMANDS, VirtioFeature.CTRL_VQ),
 )
-"""Bits, and those of which at least one must be there too (virtio 1.2, 5.1.3.1); in order of dependence."""
+"""Bits, and those of which at least one must be there too (virtio 1.2, 5.1.3.1); in order of dependence.
+
+Not MQ and GUEST_ANNOUNCE, which need CTRL_VQ as well: QEMU acknowledges them to us without it."""
 
 
 def virtio_offer(
@@ -57,11 +73,11 @@ def virtio_offer(
     With a config space of ours MTU means that its field holds one (virtio 1.2, 5.1.4.1); where the space is
     the front-end's it means that NET_SET_MTU is taken.
     """
-    offer = _RINGS | _NET | caps.offloads
+    offer = _RINGS | _NET | _CONTROL | caps.offloads
     if not uso:
         offer &= ~_USO
     if config_space:
-        offer |= _CONFIG_SPACE if has_mac else VirtioFeature.STATUS
+        offer |= _COMMANDS | (_CONFIG_SPACE if has_mac else VirtioFeature.STATUS)
         if not has_mtu:
             offer &= ~VirtioFeature.MTU
     return closed(offer & ~disabled)

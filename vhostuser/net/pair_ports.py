@@ -42,6 +42,10 @@ class PairPorts:
                     self._ops.kind, self._fd(n), reads=reads, frame_size=self._ops.frame_size
                 )
 
+    def forget(self, n: int) -> None:
+        """C may have another port for this pair by now: it is told anew when the pair is used."""
+        self._reads.pop(n, None)
+
     def close(self) -> None:
         """After the packet device: C uses the fds until then."""
         for fd in self._fds.values():

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringCounters
 from vhostuser.errors import GuestError, RequestError
 from vhostuser.memory.regions import RegionTable
+from vhostuser.net.control_ring import ControlRing, control_index
 from vhostuser.net.idle_reasons import idle_reasons
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.net.pair_ports import PairPorts
@@ -39,6 +40,7 @@ class RingControl(ABC):
         self._pair_ports = pair_ports
         self._log = log
         self._rings: dict[int, RingItems] = {}
+        self._control = ControlRing(packet, log)
 
     @property
     @abstractmethod
@@ -49,16 +51,20 @@ class RingControl(ABC):
     def _missing(self) -> list[str]:
         """What every ring waits for, by the names of the requests that would bring it."""
 
+    @abstractmethod
+    def _apply_commands(self) -> None:
+        """Brings to C what commands of the guest have set, rings apart."""
+
     # What is said about one ring
 
     def set_vring_num(self, index: int, num: int) -> None:
-        ring = self._ring(index)
+        ring = self._named(index)
         ring.size = num
         ring.is_begun = True
         self._settle(index)
 
     def set_vring_addr(self, addr: VringAddr) -> None:
-        ring = self._ring(addr.index)
+        ring = self._named(addr.index)
         ring.addr = addr
         ring.is_begun = True
         ring.refusal = ""
@@ -68,7 +74,7 @@ class RingControl(ABC):
         self._settle(addr.index)
 
     def set_vring_base(self, index: int, base: int) -> None:
-        self._ring(index).base = base
+        self._named(index).base = base
 
     def set_vring_endian(self, index: int, is_big: bool) -> None:
         self._ring(index).is_big_endian = is_big
@@ -79,7 +85,7 @@ class RingControl(ABC):
         return ring.base
 
     def set_vring_kick(self, index: int, fd: int | None) -> None:
-        ring = self._ring(index)
+        ring = self._named(index)
         old, ring.kick = ring.kick, _notify(fd)
         try:
             if ring.runs:
@@ -91,14 +97,14 @@ class RingControl(ABC):
             _close(old)
 
     def set_vring_call(self, index: int, fd: int | None) -> None:
-        ring = self._ring(index)
+        ring = self._named(index)
         old, ring.call = ring.call, _notify(fd)
         if ring.runs:
             self._packet.pair(index // 2).set_call(index % 2, fd_of(ring.call))
         _close(old)
 
     def set_vring_err(self, index: int, fd: int | None) -> None:
-        ring = self._ring(index)
+        ring = self._named(index)
         old, ring.err = ring.err, _notify(fd)
         if ring.runs:
             self._packet.pair(index // 2).set_err(index % 2, fd_of(ring.err))
@@ -108,15 +114,42 @@ class RingControl(ABC):
         for ring in self._rings.values():
             ring.close()
         self._rings.clear()
+        self._assign_control()
+        self.reset_driver()
+
+    def reset_driver(self) -> None:
+        """Every ring is stopped, and what the guest's driver has set by commands is forgotten."""
+        self._control.reset()
+        self._apply_commands()
 
     def set_vring_states(self, states: Mapping[int, RingState]) -> None:
+        was_started = self._is_any_started()
         for index, state in states.items():
             ring = self._ring(index)
             if ring.state.is_started and not state.is_started:
                 ring.is_begun = False
                 ring.refusal = ""
             ring.state = state
+        if was_started and not self._is_any_started():
+            # The next start may have another number of pairs.
+            for ring in self._rings.values():
+                ring.is_known = False
         self._settle(*states)
+
+    def _is_any_started(self) -> bool:
+        return any(ring.state.is_started for ring in self._rings.values())
+
+    # What commands of the guest change
+
+    def execute_command(self) -> None:
+        """Does what the next command on the control ring says, if one is there."""
+        ack = self._control.execute(self.features)
+        if ack is None:
+            return
+        self._apply_commands()
+        self._settle_all()
+        # Afterwards: once it has this byte the driver counts on what it asked for.
+        self._control.answer(ack)
 
     def counters(self) -> dict[int, VringCounters]:
         """By ring index, for every ring that ever ran."""
@@ -146,12 +179,35 @@ class RingControl(ABC):
     def _ring(self, index: int) -> RingItems:
         return self._rings.setdefault(index, RingItems())
 
+    def _named(self, index: int) -> RingItems:
+        ring = self._ring(index)
+        ring.is_known = True
+        return ring
+
+    def _assign_control(self) -> None:
+        """Finds the control ring anew; a ring that gets or loses that role is started again in the other."""
+        index, before = control_index(self._rings, self.features), self._control.index
+        if index == before:
+            return
+        for other in {index, before} & self._rings.keys():
+            assert other is not None
+            if self._rings[other].runs:
+                self._stop(other)
+            self._rings[other].refusal = ""
+            self._pair_ports.forget(other // 2)
+        self._control.become(index)
+        self._apply_commands()
+
     def _is_ready(self, ring: RingItems) -> bool:
         return ring.is_complete and not self._missing()
 
     def _settle(self, *indices: int) -> None:
         """Brings port and rings to where the items now say."""
         with self._packet.paused():
+            before = self._control.index
+            self._assign_control()
+            if self._control.index != before:
+                indices = tuple(self._rings)
             for index in indices:
                 if self._rings[index].runs and not self._is_ready(self._rings[index]):
                     self._stop(index)
@@ -161,6 +217,7 @@ class RingControl(ABC):
 
     def _settle_all(self) -> None:
         with self._packet.paused():
+            self._assign_control()
             self._follow_port()
             for index in list(self._rings):
                 self._settle_ring(index)
@@ -171,16 +228,24 @@ class RingControl(ABC):
         if not ready:
             self._link.want_stopped()
             return
-        used = {index // 2 for index in ready if self._rings[index].state.is_enabled}
-        self._link.want_started(self.features, frozenset(map(self._pair_ports.queue_of, used)))
+        used = {
+            index // 2
+            for index in ready
+            if self._is_enabled(index, self._rings[index]) and index != self._control.index
+        }
+        features = self._control.running_features(self.features)
+        self._link.want_started(features, frozenset(map(self._pair_ports.queue_of, used)))
         self._pair_ports.share(used)
 
     def _settle_ring(self, index: int) -> None:
         ring = self._rings[index]
-        if not self._is_ready(ring) or not self._link.is_started:
+        if not self._is_ready(ring):
+            return
+        enabled = self._enabled(index, ring)
+        if not self._link.is_started and not (ring.runs and enabled is RingEnabled.DISABLED):
             return
         pair = self._packet.pair(index // 2)
-        pair.set_enabled(index % 2, self._enabled(index, ring))
+        pair.set_enabled(index % 2, enabled)
         if ring.runs:
             return
         try:
@@ -191,9 +256,16 @@ class RingControl(ABC):
             ring.refusal = str(error)
             self._log.error("ring %d does not start: %s", index, error)
 
+    def _is_enabled(self, index: int, ring: RingItems) -> bool:
+        """By the front-end, and by the guest where it has a control ring to say so."""
+        is_used = index == self._control.index or self._control.uses_pair(index // 2, self.features)
+        return ring.state.is_enabled and is_used
+
     def _enabled(self, index: int, ring: RingItems) -> RingEnabled:
-        if not ring.state.is_enabled:
+        if not self._is_enabled(index, ring):
             return RingEnabled.DISABLED
+        if index == self._control.index:
+            return RingEnabled.ENABLED
         return (
             RingEnabled.ENABLED
             if self._link.is_ready(self._pair_ports.queue_of(index // 2))

@@ -99,9 +99,11 @@ class ServedDevice:
             self._end_faulted()
 
     def look_again(self) -> None:
-        """Events were lost: whether this device's memory has gone is asked anew."""
+        """Events were lost: whether its memory has gone, or a command has come, is asked anew."""
         if self.device.is_faulted:
             self._end_faulted()
+        else:
+            self.device.execute_command()
 
     def _end_faulted(self) -> None:
         if self._backend is not None:

@@ -83,6 +83,12 @@ class Device(Protocol):
         Comes after every ring was reported stopped and disabled with `set_vring_states`.
         """
 
+    def reset_driver(self) -> None:
+        """The guest's driver has reset the device: what it set by commands of its own is as at first.
+
+        Comes after every ring was reported stopped with `set_vring_states`; what is known of them stays.
+        """
+
     def queue_count(self) -> int:
         """The answer to GET_QUEUE_NUM."""
 

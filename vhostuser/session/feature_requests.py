@@ -60,6 +60,7 @@ class FeatureRequests:
         self._said.status = payload.value
         if not self._said.status:
             self._said.step(sorted(self._said.rings), RingEvent.STOP)
+            self._said.device.reset_driver()
 
     def get_status(self, payload: Empty, fds: FdBag) -> U64:
         """What was set; without FEATURES_OK as long as no features were accepted."""
