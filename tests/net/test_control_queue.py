@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhostuser.net.control_queue import GUEST_OFFLOADS, CommandError, GuestSettings, execute
+from vhostuser.net.receive_modes import MAX_OF_KIND
 from vhostuser.wire.features import VirtioFeature as V
 
 MAC = bytes.fromhex("525400123456")
@@ -64,6 +65,15 @@ def test_mac_table_is_set_whole() -> None:
 
     run(bytes([TABLE, 0]) + table() + table(*ones), settings)
     assert (settings.receive.unicast, settings.receive.multicast) == (frozenset(), frozenset(ones))
+
+
+def test_mac_table_of_more_than_are_told_apart_is_none() -> None:
+    macs = [bytes([2, 0, 0, 0]) + number.to_bytes(2, "big") for number in range(MAX_OF_KIND + 1)]
+
+    settings = run(bytes([TABLE, 0]) + table(*macs[1:]) + table(*macs))
+    assert settings.receive.unicast == frozenset(macs[1:])
+    assert settings.receive.multicast is None
+    assert "1 bytes of data" in refusal(bytes([TABLE, 0]) + table(*macs) + table(*macs) + b"x")
 
 
 def test_mac_is_set() -> None:

@@ -13,7 +13,7 @@ from enum import IntEnum
 
 from vhostuser.datapath.vring import MAX_COMMAND
 from vhostuser.net.offer import closed
-from vhostuser.net.receive_modes import ReceiveModes
+from vhostuser.net.receive_modes import MAX_OF_KIND, MacTable, ReceiveModes
 from vhostuser.wire.features import VirtioFeature as V
 
 GUEST_OFFLOADS = (
@@ -105,14 +105,16 @@ def _set_mac_table(settings: GuestSettings, data: bytes, acked: V, pairs: int) -
     settings.receive.unicast, settings.receive.multicast = unicast, multicast
 
 
-def _mac_list(data: bytes) -> tuple[frozenset[bytes], bytes]:
-    """A count and as many addresses; and what follows."""
+def _mac_list(data: bytes) -> tuple[MacTable, bytes]:
+    """A count and as many addresses; and what follows. Not looked at where they are too many to matter."""
     if len(data) < 4:
         raise CommandError(f"{len(data)} bytes where a table's count should be")
     count, rest = int.from_bytes(data[:4], "little"), data[4:]
     if count * _MAC > len(rest):
         raise CommandError(f"a table of {count} addresses in {len(rest)} bytes")
     end = count * _MAC
+    if count > MAX_OF_KIND:
+        return None, rest[end:]
     return frozenset(rest[at : at + _MAC] for at in range(0, end, _MAC)), rest[end:]
 
 

@@ -109,8 +109,8 @@ class NetDevice(RingControl):
     def set_features(self, acked: VirtioFeature) -> None:
         if acked != self._features:
             self._log.info("guest features: %s", ", ".join(feature_names(acked)) or "none")
-        if (acked ^ self._features) & ~VirtioFeature.LOG_ALL:
-            self._control.reset()  # another driver; the log comes and goes while one runs
+        if acked != self._features and not self._is_any_started():
+            self._control.reset()  # another driver; what changes while one runs is its own
         self._features = acked
         self._has_features = True
         self._apply_commands()

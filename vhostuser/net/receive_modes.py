@@ -13,6 +13,10 @@ MAX_OF_KIND: Final = MAX_MACS // 2
 the specification allows: filtering is best effort."""
 
 
+MacTable = frozenset[bytes] | None
+"""Addresses of one kind; None: more than are told apart."""
+
+
 @dataclass(slots=True)
 class ReceiveModes:
     """As after a reset: no address, no VLAN, and promiscuous.
@@ -27,8 +31,8 @@ class ReceiveModes:
     no_multicast: bool = False
     no_unicast: bool = False
     no_broadcast: bool = False
-    unicast: frozenset[bytes] = frozenset()
-    multicast: frozenset[bytes] = frozenset()
+    unicast: MacTable = frozenset()
+    multicast: MacTable = frozenset()
     vlans: set[int] = field(default_factory=set)
 
     def as_filter(self, features: VirtioFeature, mac: bytes | None) -> RxFilter | None:
@@ -44,18 +48,17 @@ class ReceiveModes:
         if not by_mac:
             everything = RxFilter(Accept.ALL, Accept.ALL, Accept.ALL, vlans=vlans)
             return None if vlans is None else everything
-        own = self.unicast if mac is None else self.unicast | {mac}
-        unicast = _accept(self.no_unicast, self.all_unicast or mac is None, own)
-        multicast = _accept(self.no_multicast, self.all_multicast, self.multicast)
-        listed = own if unicast is Accept.LISTED else frozenset()
-        if multicast is Accept.LISTED:
-            listed |= self.multicast
+        own = None if mac is None or self.unicast is None else self.unicast | {mac}
+        unicast, ones = _accept(self.no_unicast, self.all_unicast, own)
+        multicast, many = _accept(self.no_multicast, self.all_multicast, self.multicast)
         broadcast = Accept.NONE if self.no_broadcast else Accept.ALL
-        return RxFilter(unicast, multicast, broadcast, listed, vlans)
+        return RxFilter(unicast, multicast, broadcast, ones | many, vlans)
 
 
-def _accept(none: bool, everything: bool, listed: frozenset[bytes]) -> Accept:
-    """A mode that suppresses counts for more than one that opens."""
+def _accept(none: bool, everything: bool, table: MacTable) -> tuple[Accept, frozenset[bytes]]:
+    """What passes of one kind, and the addresses that do; a mode that suppresses counts for more."""
     if none:
-        return Accept.NONE
-    return Accept.ALL if everything or len(listed) > MAX_OF_KIND else Accept.LISTED
+        return Accept.NONE, frozenset()
+    if everything or table is None or len(table) > MAX_OF_KIND:
+        return Accept.ALL, frozenset()
+    return Accept.LISTED, table

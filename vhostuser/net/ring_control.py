@@ -143,11 +143,14 @@ class RingControl(ABC):
 
     def execute_command(self) -> None:
         """Does what the next command on the control ring says, if one is there."""
+        before = self._control.settings.pairs, self._control.running_features(self.features)
         ack = self._control.execute(self.features)
         if ack is None:
             return
         self._apply_commands()
-        self._settle_all()
+        # A guest may flood us with commands, and this looks at every ring.
+        if before != (self._control.settings.pairs, self._control.running_features(self.features)):
+            self._settle_all()
         # Afterwards: once it has this byte the driver counts on what it asked for.
         self._control.answer(ack)
 
