@@ -124,6 +124,27 @@ def test_echo_with_packed_rings(
         assert served(server) == (counts.sent, counts.received)
 
 
+def test_commands_stay_with_virtio_user_and_filter_nothing(folder: Path) -> None:
+    """It acknowledges what a control queue can say, strips CTRL_VQ and answers its driver by itself."""
+    path = folder / "vm1.sock"
+    vdev = virtio_user(path, 1, RING, cq=1)
+    with (
+        serve(folder, path, "echo", "--mac", "52:54:00:12:34:56") as server,
+        Testpmd(folder, vdev) as front,
+    ):
+        front.ready()
+        features = set(server.wait_log(r"guest features: (.*)")[1].split(", "))
+        assert {"CTRL_RX", "CTRL_VLAN", "CTRL_MAC_ADDR"} <= features
+        assert not {"CTRL_VQ", "CTRL_GUEST_OFFLOADS"} & features
+
+        front.start("io", "64", first=BURSTS)
+        front.rates(0.3)
+        counts = front.drain()
+        assert counts.sent == counts.received > ENOUGH
+        front.quit()
+        assert served(server) == (counts.sent, counts.received)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
