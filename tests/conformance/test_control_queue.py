@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.integration.loglines import complaints
 from tests.site import RING_SIZE, Site, echo, make_site
 from vhostuser.frontend.control import RxMode
 from vhostuser.frontend.driver import VirtioNetDriver
@@ -311,21 +312,27 @@ def test_next_front_end_finds_no_filter() -> None:
 
 
 @pytest.mark.parametrize("pairs", [1, 4])
-def test_cloud_hypervisor_acknowledges_ctrl_vq_and_every_pair_is_used(pairs: int) -> None:
+@pytest.mark.parametrize("order", list(Order))
+def test_front_end_that_keeps_the_queue_has_every_pair_used(
+    order: Order, pairs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Cloud Hypervisor acknowledges CTRL_VQ and MQ, and no ring behind the pairs is ever set up.
     with (
         make_site(queues=pairs, config_space=True) as site,
         VirtioNetDriver.connect(
             site.path,
-            order=Order.CLOUD_HYPERVISOR,
+            order=order,
             queue_pairs=pairs,
             queue_size=RING_SIZE,
             features=FEATURES & ~COMMANDS | V.CTRL_VQ | V.MQ,
         ) as driver,
     ):
         assert V.CTRL_VQ in driver.features
+        driver.frontend.get_features()
         for pair in range(pairs):
             driver.send(to(OTHER), queue=pair)
             assert driver.recv().queue == pair
+    assert complaints(caplog) == []
 
 
 def test_commands_without_ctrl_vq_filter_nothing() -> None:

@@ -26,15 +26,16 @@ MAC = bytes.fromhex("525400123456")
 PAIRS_SET, OFFLOADS_SET, MAC_SET, ANNOUNCE_ACK = bytes([4, 0]), bytes([5, 0]), bytes([1, 1]), bytes([3, 0])
 
 
-def known(*indices: int) -> dict[int, RingItems]:
-    rings = {index: RingItems() for index in range(16)}
-    for index in indices:
-        rings[index].is_known = True
-    return rings
+def rings(set_up: tuple[int, ...], named: tuple[int, ...] = ()) -> dict[int, RingItems]:
+    found = {index: RingItems() for index in range(16)}
+    for index in (*set_up, *named):
+        found[index].is_named = True
+        found[index].is_set_up = index in set_up
+    return found
 
 
 @pytest.mark.parametrize(
-    ("indices", "wanted"),
+    ("set_up", "wanted"),
     [
         ((), None),
         ((0,), None),
@@ -46,10 +47,23 @@ def known(*indices: int) -> dict[int, RingItems]:
     ],
 )
 def test_control_ring_is_the_highest_if_that_is_even_and_no_receive_ring(
-    indices: tuple[int, ...], wanted: int | None
+    set_up: tuple[int, ...], wanted: int | None
 ) -> None:
-    assert control_index(known(*indices), V.CTRL_VQ) == wanted
-    assert control_index(known(*indices), FEATURES & ~V.CTRL_VQ) is None
+    assert control_index(rings(set_up), V.CTRL_VQ) == wanted
+    assert control_index(rings(set_up), V.CTRL_VQ | V.MQ) == wanted
+    assert control_index(rings(set_up), FEATURES & ~V.CTRL_VQ) is None
+
+
+def test_ring_that_is_named_is_still_to_come_where_the_guest_uses_all_pairs() -> None:
+    every = tuple(range(9))
+
+    for count in range(9):
+        assert control_index(rings(every[:count], named=every), V.CTRL_VQ | V.MQ) is None
+    assert control_index(rings(every, named=every), V.CTRL_VQ | V.MQ) == 8
+
+
+def test_guest_without_mq_has_one_pair_whatever_the_front_end_has_names_for() -> None:
+    assert control_index(rings((0, 1, 2), named=tuple(range(9))), V.CTRL_VQ) == 2
 
 
 class Control(Rig):

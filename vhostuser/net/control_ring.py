@@ -17,15 +17,20 @@ from vhostuser.wire.features import VirtioFeature
 
 
 def control_index(rings: Mapping[int, RingItems], features: VirtioFeature) -> int | None:
-    """The ring at 2N behind N pairs: the highest one that anything was said of, if that is even, with CTRL_VQ
-    acknowledged.
+    """The ring at 2N behind N pairs, with CTRL_VQ acknowledged: the highest that was set up, if that is even.
 
-    A front-end that starts the two rings of a pair one after the other, without having named the second
-    before, makes the first look like it for a moment; the roles follow.
+    The receive ring of the last pair looks so, too, until its other ring is set up. With MQ all rings that
+    there are get used, so that a ring which was only named so far (most front-ends send every call fd first)
+    is still to come. Without MQ there is one pair, whatever else the front-end has names for. What is left
+    are front-ends that start a pair's rings one after the other and name none before: their rings are
+    started again when the roles turn out to be others.
     """
     if VirtioFeature.CTRL_VQ not in features:
         return None
-    highest = max((index for index, ring in rings.items() if ring.is_known), default=0)
+    highest = max((index for index, ring in rings.items() if ring.is_set_up), default=0)
+    behind = rings.get(highest + 1)
+    if VirtioFeature.MQ in features and behind is not None and behind.is_named:
+        return None
     return highest if highest >= 2 and highest % 2 == 0 else None
 
 

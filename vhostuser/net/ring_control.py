@@ -58,13 +58,13 @@ class RingControl(ABC):
     # What is said about one ring
 
     def set_vring_num(self, index: int, num: int) -> None:
-        ring = self._named(index)
+        ring = self._named(index, is_set_up=True)
         ring.size = num
         ring.is_begun = True
         self._settle(index)
 
     def set_vring_addr(self, addr: VringAddr) -> None:
-        ring = self._named(addr.index)
+        ring = self._named(addr.index, is_set_up=True)
         ring.addr = addr
         ring.is_begun = True
         ring.refusal = ""
@@ -85,7 +85,7 @@ class RingControl(ABC):
         return ring.base
 
     def set_vring_kick(self, index: int, fd: int | None) -> None:
-        ring = self._named(index)
+        ring = self._named(index, is_set_up=True)
         old, ring.kick = ring.kick, _notify(fd)
         try:
             if ring.runs:
@@ -133,7 +133,7 @@ class RingControl(ABC):
         if was_started and not self._is_any_started():
             # The next start may have another number of pairs.
             for ring in self._rings.values():
-                ring.is_known = False
+                ring.is_named = ring.is_set_up = False
         self._settle(*states)
 
     def _is_any_started(self) -> bool:
@@ -182,9 +182,10 @@ class RingControl(ABC):
     def _ring(self, index: int) -> RingItems:
         return self._rings.setdefault(index, RingItems())
 
-    def _named(self, index: int) -> RingItems:
+    def _named(self, index: int, *, is_set_up: bool = False) -> RingItems:
         ring = self._ring(index)
-        ring.is_known = True
+        ring.is_named = True
+        ring.is_set_up |= is_set_up
         return ring
 
     def _assign_control(self) -> None:
@@ -268,7 +269,7 @@ class RingControl(ABC):
         if not self._is_enabled(index, ring):
             return RingEnabled.DISABLED
         if index == self._control.index:
-            return RingEnabled.ENABLED
+            return RingEnabled.ENABLED  # no port behind it; while it is disabled, commands wait
         return (
             RingEnabled.ENABLED
             if self._link.is_ready(self._pair_ports.queue_of(index // 2))

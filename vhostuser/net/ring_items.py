@@ -31,8 +31,10 @@ class RingItems:
     """C was told to run it; it may have broken since."""
     is_begun: bool = False
     """Size or addresses have come since it was last stopped: the front-end is about to start it."""
-    is_known: bool = False
-    """Something was said of this ring by name since all rings were stopped."""
+    is_named: bool = False
+    """Something was said of this ring by name since all rings were stopped,"""
+    is_set_up: bool = False
+    """and among it size, addresses or kick."""
     counters_at_start: VringCounters | None = None
     refusal: str = ""
     """Why it cannot run where it is; looked at anew when the memory changes or its addresses are said."""

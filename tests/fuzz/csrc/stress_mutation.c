@@ -3,7 +3,7 @@
  * A guest that changes descriptors, tables, avail entries, indices and headers while they are being read, on
  * another CPU.  The sanitizers see what happens; used->idx stays where the device says that it is.
  *
- *     stress_mutation MILLISECONDS   for each kind of port
+ *     stress_mutation MILLISECONDS   for each kind of port, a control ring among them
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -111,18 +111,46 @@ static double now(void)
 
 static void restart(int ring)
 {
+    bool commands = ring == VU_RX && arena.pair->port_kind == VU_PORT_CONTROL;
+
     vu_write_le16(&arena_avail(&arena, ring)->idx, vu_read_le16(&arena_used(&arena, ring)->idx));
-    for (int i = 0; i < SIZE; i++)
+    for (int i = 0; i < SIZE; i++) {
+        uint16_t flags = ring == VU_RX ? VU_DESC_WRITE : 0;
+
+        if (commands && i % 2 == 0)
+            flags = VU_DESC_NEXT;
         arena_write_desc(&arena_desc(&arena, ring)[i], ARENA_GPA + ARENA_BUFFERS + 1024U * (unsigned)i, 1024,
-                         ring == VU_RX ? VU_DESC_WRITE : 0, 0);
+                         flags, (uint16_t)(i + 1));
+    }
     arena_start(&arena, ring);
+}
+
+/* What waits on the control ring is answered; how many that were. */
+static uint64_t answer(void)
+{
+    static uint8_t command[VU_CONTROL_BYTES];
+    uint64_t found = 0;
+
+    vu_worker_pause(arena.worker);
+    if (vu_control_command(arena.pair, command)) {
+        vu_control_answer(arena.pair, command[0] & 1);
+        found = 1;
+    }
+    vu_worker_resume(arena.worker);
+    return found;
 }
 
 int main(int argc, char **argv)
 {
-    static const int kinds[] = {VU_PORT_FD, VU_PORT_ECHO, VU_PORT_SINK, VU_PORT_SOURCE};
+    static const int kinds[] = {VU_PORT_FD, VU_PORT_ECHO, VU_PORT_SINK, VU_PORT_SOURCE, VU_PORT_CONTROL};
+    /* Lets the frames of the port through, which go to address 0. */
+    static const struct vu_filter filter = {.unicast = VU_ACCEPT_LISTED,
+                                            .multicast = VU_ACCEPT_LISTED,
+                                            .broadcast = VU_ACCEPT_ALL,
+                                            .tagged = VU_ACCEPT_LISTED,
+                                            .mac_count = 1};
     double span = argc > 1 ? atof(argv[1]) : 500;
-    uint64_t turns = 0, packets = 0, drops = 0;
+    uint64_t turns = 0, packets = 0, drops = 0, filtered = 0, commands = 0;
     static const uint8_t frame[512];
 
     arena_open(&arena);
@@ -131,6 +159,11 @@ int main(int argc, char **argv)
         pthread_t thread;
 
         arena_begin(&arena, FEATURES, kinds[kind], SIZE, SIZE);
+        vu_worker_pause(arena.worker);
+        vu_device_set_filter(arena.device, &filter);
+        if (kinds[kind] == VU_PORT_CONTROL)
+            arena_require(vu_pair_set_control(arena.pair) == VU_OK);
+        vu_worker_resume(arena.worker);
         restart(VU_RX);
         restart(VU_TX);
         __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
@@ -142,6 +175,7 @@ int main(int argc, char **argv)
             arena_kick(&arena, VU_TX);
             vu_worker_turn(arena.worker, 0);
             turns++;
+            commands += answer();
             arena_drain(&arena);
             for (int ring = 0; ring < 2; ring++) {
                 const struct vu_vring *vring = &arena.pair->vring[ring];
@@ -158,12 +192,14 @@ int main(int argc, char **argv)
             packets += arena.pair->vring[ring].counters.packets;
             for (int i = 0; i < VU_DROP_COUNT; i++)
                 drops += arena.pair->vring[ring].counters.drops[i];
+            filtered += arena.pair->vring[ring].counters.drops[VU_DROP_FILTERED];
         }
         arena_require(!vu_device_faulted(arena.device));
         arena_end(&arena);
     }
-    printf("turns %llu flips %llu packets %llu drops %llu broken %llu\n", (unsigned long long)turns,
-           (unsigned long long)flips, (unsigned long long)packets, (unsigned long long)drops,
+    printf("turns %llu flips %llu packets %llu drops %llu filtered %llu commands %llu broken %llu\n",
+           (unsigned long long)turns, (unsigned long long)flips, (unsigned long long)packets,
+           (unsigned long long)drops, (unsigned long long)filtered, (unsigned long long)commands,
            (unsigned long long)arena.broken);
     arena_close(&arena);
     return 0;
