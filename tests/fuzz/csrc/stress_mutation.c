@@ -151,7 +151,7 @@ int main(int argc, char **argv)
                                             .mac_count = 1};
     double span = argc > 1 ? atof(argv[1]) : 500;
     uint64_t turns = 0, packets = 0, drops = 0, filtered = 0, commands = 0;
-    static const uint8_t frame[512];
+    static uint8_t frame[512];
 
     arena_open(&arena);
     for (unsigned kind = 0; kind < VU_ARRAY_SIZE(kinds); kind++) {
@@ -169,6 +169,7 @@ int main(int argc, char **argv)
         __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
         arena_require(pthread_create(&thread, NULL, mutate, NULL) == 0);
         while (now() < end) {
+            frame[12] = turns & 1 ? 2 : 0; /* every other one is not for this guest */
             if (kinds[kind] == VU_PORT_FD)
                 (void)!send(arena.network, frame, 12 + turns % 500, MSG_DONTWAIT);
             arena_kick(&arena, VU_RX);
