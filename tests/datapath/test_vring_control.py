@@ -179,6 +179,19 @@ def test_ring_that_is_stopped_before_the_answer_is_written_has_it_still_to_come(
     assert len(control.ring.queue.take_used()) == 1
 
 
+def test_answer_to_nothing_is_no_answer_to_the_next_command(bench: Bench) -> None:
+    control = Control(bench)
+    control.answer(OK)
+    control.send(COMMAND)
+    assert control.events() == 1
+    base = control.ring.stop()
+    control.ring.start(base=base)
+    control.ring.pair.answer(OK)
+
+    assert control.events() == 1
+    assert control.ring.queue.take_used() == []
+
+
 def test_ring_that_is_disabled_is_left_alone_until_it_is_enabled(bench: Bench) -> None:
     control = Control(bench)
     control.ring.pair.set_enabled(RX, RingEnabled.DISABLED)

@@ -33,6 +33,8 @@ uint32_t vu_control_command(const struct vu_pair *pair, uint8_t *bytes)
 
 void vu_control_answer(struct vu_pair *pair, uint8_t ack)
 {
+    if (!pair->control || pair->control->state != VU_CONTROL_ASKED)
+        return;
     pair->control->ack = ack;
     pair->control->state = VU_CONTROL_ANSWERED;
     vu_pair_wake(pair, VU_READY_RX);

@@ -22,7 +22,8 @@ int vu_pair_set_control(struct vu_pair *pair);
 /* The command that waits for an answer: its length, and its bytes copied to `bytes` (VU_CONTROL_BYTES of
    room) unless it is longer than that.  0: none waits, for its ring was stopped or never asked. */
 uint32_t vu_control_command(const struct vu_pair *pair, uint8_t *bytes);
-/* Its ack byte.  The worker writes it at its next turn and looks for the next command then. */
+/* Its ack byte.  The worker writes it at its next turn and looks for the next command then.  Nothing happens
+   when none waits. */
 void vu_control_answer(struct vu_pair *pair, uint8_t ack);
 
 #endif
