@@ -46,12 +46,17 @@ def to(mac: bytes, vlan: int | None = None) -> bytes:
 
 @contextmanager
 def control(
-    extra: V = NOTHING, *, pairs: int = 1, order: Order = Order.CLOUD_HYPERVISOR, without: V = NOTHING
+    extra: V = NOTHING,
+    *,
+    pairs: int = 1,
+    order: Order = Order.CLOUD_HYPERVISOR,
+    without: V = NOTHING,
+    workers: int = 0,
 ) -> Iterator[tuple[Site, VirtioNetDriver]]:
     """A device whose config space is ours, with address `OWN`, and a driver with a control queue."""
     many = V.MQ if pairs > 1 else V(0)
     with (
-        make_site(mac=OWN.hex(":"), queues=pairs) as site,
+        make_site(mac=OWN.hex(":"), queues=pairs, workers=workers) as site,
         VirtioNetDriver.connect(
             site.path,
             order=order,
@@ -148,9 +153,10 @@ def test_mode_that_suppresses_takes_effect_even_if_one_that_opens_is_on(
         assert not set(heard(driver, *EVERY)) & {to(mac) for mac in kinds[suppressed]}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("extra", FORMATS)
-def test_mac_table(extra: V) -> None:
-    with control(extra) as (_, driver):
+def test_mac_table(extra: V, workers: int) -> None:
+    with control(extra, workers=workers) as (_, driver):
         assert driver.control.set_rx_mode(RxMode.PROMISCUOUS, False)
         assert driver.control.set_mac_table([OTHER], [GROUP])
         assert heard(driver, *EVERY) == [to(OWN), to(OTHER), to(GROUP), to(ALL_ONES)]
@@ -207,10 +213,11 @@ def test_announcement_is_acknowledged() -> None:
         assert driver.frontend.get_config(6, 2) == b"\1\0"
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("extra", FORMATS)
-def test_queue_pairs(extra: V) -> None:
+def test_queue_pairs(extra: V, workers: int) -> None:
     # "After initialization of reset, the device MUST queue packets only on receiveq1."
-    with control(extra, pairs=4) as (_, driver):
+    with control(extra, pairs=4, workers=workers) as (_, driver):
 
         def pairs_that_echo() -> list[int]:
             found = []

@@ -26,10 +26,10 @@ LONGEST = 16384
 
 
 @contextmanager
-def attacking(extra: V = V.VERSION_1) -> Iterator[tuple[Site, VirtioNetDriver]]:
+def attacking(extra: V = V.VERSION_1, workers: int = 0) -> Iterator[tuple[Site, VirtioNetDriver]]:
     """A driver of one pair and a control ring; its frames go on in the end, whatever it did to that."""
     with (
-        make_site(config_space=True) as site,
+        make_site(config_space=True, workers=workers) as site,
         VirtioNetDriver.connect(
             site.path,
             order=Order.CLOUD_HYPERVISOR,
@@ -160,10 +160,11 @@ def test_largest_table_that_is_taken_is_taken() -> None:
         assert driver.control.raw(bytes([1, 0]) + mac_table(count - 5, 5))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("extra", FORMATS)
-def test_commands_of_random_bytes_are_answered(extra: V) -> None:
+def test_commands_of_random_bytes_are_answered(extra: V, workers: int) -> None:
     rng = random.Random(7)
-    with attacking(extra) as (site, driver):
+    with attacking(extra, workers) as (site, driver):
         for _ in range(200):
             content = bytes([rng.randrange(7), rng.randrange(3)]) + rng.randbytes(rng.randrange(20))
             layout = [rng.randrange(6) for _ in range(rng.randrange(4))]
@@ -174,9 +175,10 @@ def test_commands_of_random_bytes_are_answered(extra: V) -> None:
         assert driver.control.set_rx_mode(0, True)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("extra", FORMATS)
-def test_flood_of_commands_stops_neither_the_neighbour_nor_the_own_frames(extra: V) -> None:
-    with attacking(extra) as (site, driver):
+def test_flood_of_commands_stops_neither_the_neighbour_nor_the_own_frames(extra: V, workers: int) -> None:
+    with attacking(extra, workers) as (site, driver):
         queue = driver.virtqueues[CONTROL]
         at = memory_of(driver, bytes([4, 0, 1, 0, 0xFF]))
         done, rounds = 0, 0
