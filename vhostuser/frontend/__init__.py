@@ -11,7 +11,7 @@ What QEMU, Cloud Hypervisor or DPDK's virtio-user do towards a back-end, scripta
 The names in ``__all__`` are API, for tests of this back-end and of any other; each is loaded when it is first
 used. They come from:
 
-- `guest_memory`: memory that a guest would have
+- `guest_memory`, `iova_memory`, `iommu`: memory that a guest would have, bare or behind an IOMMU
 - `virtqueue`, `packed_virtqueue`: split and packed rings in plain Python, with raw access
 - `calls`, `dialogue`, `frontend`, `async_frontend`: one function for each request, blocking and awaited
 - `orders`, `link`: the message orders of known front-ends; a device brought up, stopped, resumed
@@ -36,17 +36,22 @@ if TYPE_CHECKING:
     from vhostuser.frontend.flood import Flood, Latency, Load, Report
     from vhostuser.frontend.frontend import Frontend
     from vhostuser.frontend.guest_memory import GuestMemory, Region
+    from vhostuser.frontend.iommu import Answers, Iommu
+    from vhostuser.frontend.iova_memory import IovaMemory
     from vhostuser.frontend.net_header import NetHeader
     from vhostuser.frontend.orders import Order
     from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
     from vhostuser.frontend.virtqueue import SplitVirtqueue
 
 __all__ = [
+    "Answers",
     "AsyncFrontend",
     "ControlQueue",
     "Flood",
     "Frontend",
     "GuestMemory",
+    "Iommu",
+    "IovaMemory",
     "Latency",
     "Load",
     "NetHeader",
@@ -61,11 +66,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Answers": "iommu",
     "AsyncFrontend": "async_frontend",
     "ControlQueue": "control",
     "Flood": "flood",
     "Frontend": "frontend",
     "GuestMemory": "guest_memory",
+    "Iommu": "iommu",
+    "IovaMemory": "iova_memory",
     "Latency": "flood",
     "Load": "flood",
     "NetHeader": "net_header",

@@ -166,6 +166,7 @@ class Flood(Link):
 
         def turn() -> None:
             _check(lib.vu_load_run(queues[0], len(sending), queues[1], len(taking), options, result))
+            self.serve_iommu()
 
         _in_slices(load, options, result, turn, bool(sending))
         return _report(result)
@@ -189,6 +190,7 @@ class Flood(Link):
 
         def turn() -> None:
             _check(lib.vu_ping_run(sending, taking, options, result, histogram))
+            self.serve_iommu()
 
         _in_slices(load, options, result, turn, True)
         return _report(result), Latency(tuple(histogram))

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Self
 
 _MFD_HUGE_SHIFT = 26
 _FIRST_ALLOCATION = 4096
@@ -123,7 +124,7 @@ class GuestMemory:
     def _base(self, file: str) -> int:
         return ctypes.addressof(ctypes.c_char.from_buffer(self._files[file][1]))
 
-    def __enter__(self) -> GuestMemory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

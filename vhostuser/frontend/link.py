@@ -18,6 +18,7 @@ from vhostuser.errors import PeerError
 from vhostuser.frontend import orders
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.iommu import Iommu
 from vhostuser.frontend.net_header import header_size
 from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
 from vhostuser.frontend.timeouts import Deadline
@@ -70,6 +71,8 @@ class LinkOptions(TypedDict, total=False):
     """Acknowledged where offered, in place of those that the order's front-end does."""
     memory: GuestMemory
     """Stays the caller's; one of 256 MiB is made, and owned, when none is given."""
+    iommu: Iommu
+    """In place of `memory`: ACCESS_PLATFORM is asked for, and every address is one of its I/O addresses."""
     buffer_size: int
     """Of a receive buffer, header included; by default the least that the negotiated features allow."""
     mtu: int
@@ -108,7 +111,8 @@ class Link:
             has_control = options.get("control_queue", False)
             control = VirtioFeature.CTRL_VQ if has_control else VirtioFeature(0)
             self._acks = options.get("acks", ACKS[order])
-            memory = options.get("memory")
+            self.iommu = options.get("iommu")
+            memory = options.get("memory") if self.iommu is None else self.iommu.memory
             if memory is None:
                 memory = self._owned_memory = GuestMemory(256 << 20)
             self._wants_kick_fds = options.get("kick_fds", True)
@@ -124,7 +128,7 @@ class Link:
                 wanted &= ~(VirtioFeature.VERSION_1 | VirtioFeature.RING_PACKED)
             self.nic = Nic(
                 order=order,
-                wanted=wanted | control,
+                wanted=wanted | control | self._platform(),
                 pairs=pairs,
                 rings=[self._ring(index, size) for index in range(2 * pairs + has_control)],
                 memory=memory,
@@ -137,6 +141,9 @@ class Link:
         except BaseException:
             self._release()
             raise
+
+    def _platform(self) -> VirtioFeature:
+        return VirtioFeature(0) if self.iommu is None else VirtioFeature.ACCESS_PLATFORM
 
     def _ring(self, index: int, size: int) -> Ring:
         fds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(4)]
@@ -222,6 +229,8 @@ class Link:
             self._forget()
         self._prepare()
         self.frontend.run_script(orders.start(self.nic))
+        if self.iommu is not None:
+            self.iommu.start(self.frontend, list(self._places()))
         self.running = True
 
     def stop(self) -> None:
@@ -336,6 +345,13 @@ class Link:
         if fd is not None:
             os.eventfd_write(fd, 1)
 
+    def serve_iommu(self) -> int:
+        """Answers what the back-end has asked the IOMMU by now, if any; how many questions there were.
+
+        Done by itself in every wait for a call.
+        """
+        return 0 if self.iommu is None else self.iommu.serve(self.frontend, self.channel)
+
     def wait_for_call(self, indices: Iterable[int], deadline: Deadline) -> bool:
         """Sleep until one of these rings is called, and read its eventfd; False when time is up first."""
         poller = select.poll()
@@ -343,7 +359,14 @@ class Link:
             fd = self.nic.rings[index].call_fd
             assert fd is not None
             poller.register(fd, select.POLLIN)
-        ready = poller.poll(deadline.left_ms)
-        for fd, _ in ready:
-            os.eventfd_read(fd)
-        return bool(ready)
+        channel = self.channel.fileno()
+        if self.iommu is not None:
+            poller.register(channel, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in poller.poll(deadline.left_ms)}
+            if channel in ready:
+                self.serve_iommu()
+            for fd in ready - {channel}:
+                os.eventfd_read(fd)
+            if ready != {channel}:
+                return bool(ready)
