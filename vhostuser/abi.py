@@ -24,6 +24,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
         "device.h",
         "filter.h",
         "control.h",
+        "iotlb.h",
         "worker.h",
     ),
     "vhostuser.frontend._driver": ("driver.h",),

@@ -19,6 +19,7 @@ from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, RingPair, VringCounters, VringSetup
 from vhostuser.datapath.worker import EventKind, Worker, WorkerEvent
 from vhostuser.frontend.guest_memory import GuestMemory, Region
+from vhostuser.frontend.iova_memory import IovaMemory
 from vhostuser.frontend.net_header import PLAIN, NetHeader, header_size
 from vhostuser.frontend.packed_virtqueue import PackedVirtqueue
 from vhostuser.frontend.virtqueue import Segment, SplitVirtqueue, UsedChain
@@ -258,7 +259,11 @@ class Guest:
         self.features = features
         self.big_endian = big_endian
         self.header_size = header_size(features)
-        self.memory = GuestMemory(size, regions=regions, huge_page=huge_page)
+        self.memory = (
+            IovaMemory(size, regions=regions)
+            if V.ACCESS_PLATFORM in features
+            else GuestMemory(size, regions=regions, huge_page=huge_page)
+        )
         self.device = PacketDevice(number, bench.workers)
         self.rings: list[Ring] = []
         self.is_closed = False

@@ -11,10 +11,12 @@ import pytest
 from tests.conftest import open_fds
 from tests.datapath.rig import Bench, Chain, Guest, Ring, V, frame
 from vhostuser.datapath.dirty_log import DirtyLog
+from vhostuser.datapath.iotlb import DeviceIotlb
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.worker import EventKind
 from vhostuser.errors import RequestError
-from vhostuser.frontend.guest_memory import Region
+from vhostuser.frontend.guest_memory import GuestMemory, Region
+from vhostuser.frontend.iova_memory import IovaMemory, pages_of
 from vhostuser.frontend.virtqueue import Segment
 
 PAGE = 4096
@@ -68,7 +70,28 @@ def pages(start: int, length: int) -> set[int]:
 
 
 def contents(guest: Guest) -> list[bytes]:
-    return [guest.memory.read(page * PAGE, PAGE) for page in range(MEMORY // PAGE)]
+    """By page of guest addresses, which is not what a guest behind an IOMMU reads by."""
+    found = []
+    for page in range(MEMORY // PAGE):
+        mapping, offset = GuestMemory._locate(guest.memory, page * PAGE, PAGE)
+        found.append(mapping[offset : offset + PAGE])
+    return found
+
+
+def guest_pages(guest: Guest, start: int, length: int) -> set[int]:
+    """The pages of guest addresses that a range of the driver's addresses lies in."""
+    if isinstance(guest.memory, IovaMemory):
+        return {guest.memory.pages[page] // PAGE for page in pages_of(start, length)}
+    return pages(start, length)
+
+
+def settle(guest: Guest) -> None:
+    """With every translation that is needed."""
+    if isinstance(guest.memory, IovaMemory):
+        iotlb = DeviceIotlb(guest.device)
+        for page in guest.memory.pages:
+            iotlb.update(page, page + PAGE - 1, guest.memory.page_user_address(page), 3)
+    guest.bench.settle()
 
 
 def changed(before: list[bytes], after: list[bytes]) -> set[int]:
@@ -83,19 +106,26 @@ def start_logged(ring: Ring, is_logged: bool = True) -> None:
 def ring_pages(ring: Ring) -> set[int]:
     """Those of the ring that the device may write: the used ring, or descriptors and event area."""
     place, (desc, _, used) = ring.queue.place, ring.queue.part_sizes(ring.queue.size)
-    written = pages(place.used, used)
-    return written | pages(place.desc, desc) if V.RING_PACKED in ring.guest.features else written
+    written = guest_pages(ring.guest, place.used, used)
+    return (
+        written | guest_pages(ring.guest, place.desc, desc)
+        if V.RING_PACKED in ring.guest.features
+        else written
+    )
 
 
+@pytest.mark.parametrize("platform", [V(0), V.ACCESS_PLATFORM], ids=["", "iommu"])
 @pytest.mark.parametrize("features", FORMATS)
-def test_every_page_that_changed_is_marked_and_no_other(bench: Bench, log: Log, features: V) -> None:
+def test_every_page_that_changed_is_marked_and_no_other(
+    bench: Bench, log: Log, features: V, platform: V
+) -> None:
     rng = random.Random(int(features))
-    guest = bench.guest(features | V.LOG_ALL, regions=WHOLE)
+    guest = bench.guest(features | platform | V.LOG_ALL, regions=WHOLE)
     guest.device.set_log(log.mapped)
     rx, tx = guest.pair(PortKind.ECHO, 64)
     for ring in (rx, tx):
         start_logged(ring)
-    bench.settle()
+    settle(guest)
     log.take()
     writes = 0
     for _ in range(150):
@@ -110,7 +140,7 @@ def test_every_page_that_changed_is_marked_and_no_other(bench: Bench, log: Log, 
         rx.publish()
         tx.publish()
         before = contents(guest)
-        bench.settle()
+        settle(guest)
         written = changed(before, contents(guest))
         marked = log.take()
 

@@ -46,6 +46,8 @@ _EXPLANATIONS: Final[dict[str, str]] = {
     "that slot is beyond the ring, or used already",
     "log fault": "the dirty log is gone, at {0:#x}: the front-end truncated its file under us",
     "control": "chain {0} has {1} readable and {2} writable bytes: a command has at least 2, its ack is 1",
+    "iotlb": "the IOMMU has no translation of I/O address {1:#x} for access {0} (1 read, 2 write, 3 both)",
+    "ring scattered": "ring part {2} at I/O address {0:#x} of {1} bytes is not in one piece of memory",
     "notify": "an fd of ring {0} blocks: the front-end cleared O_NONBLOCK behind our back",
 }
 

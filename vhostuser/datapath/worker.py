@@ -27,6 +27,7 @@ class EventKind(IntEnum):
     PORT_GONE = 4
     OVERFLOW = 5
     CONTROL = 6
+    IOTLB_MISS = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,12 @@ static vu_always_inline bool vu_turns(const struct vu_ring_ops *ops, const struc
     return ops->general && vring->turned;
 }
 
+/* It waits for a translation: what is left in it is met again. */
+static vu_always_inline bool vu_ring_parked(const struct vu_ring_ops *ops, const struct vu_vring *vring)
+{
+    return ops->general && vring->parked;
+}
+
 static vu_always_inline void vu_ring_arm(const struct vu_ring_ops *ops, struct vu_vring *vring)
 {
     ops->arm(vring);
@@ -87,8 +93,8 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
     *error = VU_OK;
     scratch->tx_pieces.used = scratch->tx_pieces.walked = 0;
     while (count < most && scratch->tx_pieces.walked < VU_BURST_PIECES) {
-        int result =
-            ops->fetch(vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces, &scratch->tx[count]);
+        int result = ops->fetch(ops->general, vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces,
+                                &scratch->tx[count]);
 
         if (vu_unlikely(result)) {
             *error = result < 0 ? result : VU_OK;
@@ -167,7 +173,7 @@ static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *op
         if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS ||
                         rx->scratch->rx_pieces.walked >= VU_PIECES))
             break;
-        result = ops->fetch(rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
+        result = ops->fetch(ops->general, rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
                             &rx->scratch->rx_pieces, chain);
         if (vu_unlikely(result)) {
             rx->error = result < 0 ? result : VU_OK;
@@ -266,9 +272,9 @@ static vu_always_inline void vu_enqueue_end(const struct vu_ring_ops *ops, struc
     vu_ring_finish(ops, rx->vring, rx->scratch->rx, rx->used, rx->error);
 }
 
-static vu_always_inline bool vu_ring_runs(const struct vu_vring *vring)
+static vu_always_inline bool vu_ring_runs(struct vu_vring *vring)
 {
-    return vring->state == VU_VRING_RUNNING && vring->enabled == VU_RING_ENABLED;
+    return vu_vring_is_ready(vring) && vring->enabled == VU_RING_ENABLED;
 }
 
 #endif

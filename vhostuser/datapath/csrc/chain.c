@@ -18,36 +18,35 @@ static vu_always_inline struct vu_desc_copy read_desc(const struct vu_vring *vri
     };
 }
 
-/* Copies one table entry out; the table may cross from one region into the next. */
-static vu_always_inline int read_entry(struct vu_vring *vring, const struct vu_memory *memory, uint64_t gpa,
-                                       bool turned, struct vu_desc_copy *entry)
+/* Copies one table entry out; the table may cross from one region, or one translation, into the next. */
+static vu_always_inline int read_entry(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                                       uint64_t address, bool turned, struct vu_desc_copy *entry)
 {
-    const struct vu_region *region = vu_region_of(memory, gpa, &vring->region_hint);
-    const uint8_t *host;
+    uint64_t left;
+    int error;
+    const uint8_t *host = vu_address_at(general, vring, memory, address, VU_ACCESS_READ, &left, &error);
     struct vu_desc bounce; /* as long, and aligned, as a packed one */
     uint8_t *to = (uint8_t *)&bounce;
 
-    if (vu_unlikely(!region))
-        return VU_ERR_ADDRESS;
-    host = region->host + (gpa - region->gpa);
-    if (vu_likely(region->size - (gpa - region->gpa) >= sizeof(bounce) &&
-                  (uintptr_t)host % _Alignof(struct vu_desc) == 0)) {
+    if (vu_unlikely(!host))
+        return error;
+    if (vu_likely(left >= sizeof(bounce) && (uintptr_t)host % _Alignof(struct vu_desc) == 0)) {
         *entry = read_desc(vring, host, turned);
         return VU_OK;
     }
     /* Misaligned or across a border: bytes, each still read once. */
-    for (size_t i = 0; i < sizeof(bounce); i++, gpa++) {
-        region = vu_region_of(memory, gpa, &vring->region_hint);
-        if (!region)
-            return VU_ERR_ADDRESS;
-        to[i] = *(volatile const uint8_t *)(region->host + (gpa - region->gpa));
+    for (size_t i = 0; i < sizeof(bounce); i++) {
+        host = vu_address_at(general, vring, memory, address + i, VU_ACCESS_READ, &left, &error);
+        if (!host)
+            return error;
+        to[i] = *(volatile const uint8_t *)host;
     }
     *entry = read_desc(vring, &bounce, turned);
     return VU_OK;
 }
 
-static vu_always_inline int walk(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                                 const struct vu_desc_copy *link, bool *writable_seen,
+static vu_always_inline int walk(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                                 int direction, const struct vu_desc_copy *link, bool *writable_seen,
                                  struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
 {
     uint32_t entries = link->length / (uint32_t)sizeof(struct vu_desc), index = 0;
@@ -62,8 +61,10 @@ static vu_always_inline int walk(struct vu_vring *vring, const struct vu_memory 
     for (uint32_t left = entries; left; left--) {
         struct vu_desc_copy entry;
         uint64_t gpa = link->gpa + (uint64_t)index * sizeof(struct vu_desc);
-        int result = read_entry(vring, memory, gpa, turned, &entry);
+        int result = read_entry(general, vring, memory, gpa, turned, &entry);
 
+        if (result == VU_FETCH_MISS)
+            return result;
         if (result)
             return vu_trouble(vring, result, chain->head, gpa, sizeof(struct vu_desc), link->flags);
         if (vring->is_packed) {
@@ -75,7 +76,7 @@ static vu_always_inline int walk(struct vu_vring *vring, const struct vu_memory 
         }
         if (entry.flags & VU_DESC_INDIRECT)
             return vu_trouble(vring, VU_ERR_INDIRECT_NESTED, chain->head, gpa, index, entry.flags);
-        result = vu_chain_add(vring, memory, direction, &entry, writable_seen, pieces, chain);
+        result = vu_chain_add(general, vring, memory, direction, &entry, writable_seen, pieces, chain);
         if (result || !(entry.flags & VU_DESC_NEXT))
             return result;
         index = entry.next;
@@ -85,16 +86,16 @@ static vu_always_inline int walk(struct vu_vring *vring, const struct vu_memory 
     return vu_trouble(vring, VU_ERR_CHAIN_LENGTH, chain->head, entries, 0, 0);
 }
 
-int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                           const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
-                           struct vu_chain *chain)
+int vu_chain_walk_indirect(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                           int direction, const struct vu_desc_copy *link, bool *writable_seen,
+                           struct vu_pieces *pieces, struct vu_chain *chain)
 {
-    return walk(vring, memory, direction, link, writable_seen, pieces, chain, false);
+    return walk(general, vring, memory, direction, link, writable_seen, pieces, chain, false);
 }
 
-int vu_chain_walk_indirect_turned(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                                  const struct vu_desc_copy *link, bool *writable_seen,
+int vu_chain_walk_indirect_turned(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                                  int direction, const struct vu_desc_copy *link, bool *writable_seen,
                                   struct vu_pieces *pieces, struct vu_chain *chain)
 {
-    return walk(vring, memory, direction, link, writable_seen, pieces, chain, true);
+    return walk(general, vring, memory, direction, link, writable_seen, pieces, chain, true);
 }

@@ -7,7 +7,7 @@
 #ifndef VU_CHAIN_H
 #define VU_CHAIN_H
 
-#include "ring.h"
+#include "translation.h"
 
 #define VU_INDIRECT_MIN 1024
 
@@ -29,31 +29,8 @@ static vu_always_inline struct vu_desc_copy vu_desc_read(const struct vu_desc *d
     };
 }
 
-/* Appends [gpa, gpa + length) to pieces, split where regions meet.  VU_OK, VU_FETCH_FULL, VU_ERR_ADDRESS. */
-static vu_always_inline int vu_translate(const struct vu_memory *memory, uint32_t *hint, uint64_t gpa,
-                                         uint64_t length, struct vu_pieces *pieces)
-{
-    if (vu_unlikely(length && gpa + (length - 1) < gpa))
-        return VU_ERR_ADDRESS;
-    while (length) {
-        const struct vu_region *region = vu_region_of(memory, gpa, hint);
-        uint64_t offset, here;
-
-        if (vu_unlikely(!region))
-            return VU_ERR_ADDRESS;
-        if (vu_unlikely(pieces->used == VU_PIECES))
-            return VU_FETCH_FULL;
-        offset = gpa - region->gpa;
-        here = VU_MIN(length, region->size - offset);
-        pieces->piece[pieces->used++] = (struct iovec){region->host + offset, here};
-        length -= here;
-        gpa += here;
-    }
-    return VU_OK;
-}
-
 /* Takes one descriptor into the chain.  `writable_seen` holds the order rule (virtio 1.2, 2.7.4.2). */
-static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu_memory *memory,
+static vu_always_inline int vu_chain_add(bool general, struct vu_vring *vring, const struct vu_memory *memory,
                                          int direction, const struct vu_desc_copy *desc, bool *writable_seen,
                                          struct vu_pieces *pieces, struct vu_chain *chain)
 {
@@ -67,25 +44,26 @@ static vu_always_inline int vu_chain_add(struct vu_vring *vring, const struct vu
     /* In a transmit chain allowed and useless to us: nothing is written there. */
     if (vu_unlikely(writable ? direction == VU_TX || direction == VU_COMMAND : direction == VU_ACK))
         return VU_OK;
-    result = vu_translate(memory, &vring->region_hint, desc->gpa, desc->length, pieces);
+    result = vu_translate(general, vring, memory, desc->gpa, desc->length,
+                          writable ? VU_ACCESS_WRITE : VU_ACCESS_READ, pieces);
     if (vu_unlikely(result == VU_ERR_ADDRESS))
         return vu_trouble(vring, VU_ERR_ADDRESS, chain->head, desc->gpa, desc->length, desc->flags);
     chain->length += desc->length;
     return result;
 }
 
-int vu_chain_walk_indirect(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                           const struct vu_desc_copy *link, bool *writable_seen, struct vu_pieces *pieces,
-                           struct vu_chain *chain);
+int vu_chain_walk_indirect(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                           int direction, const struct vu_desc_copy *link, bool *writable_seen,
+                           struct vu_pieces *pieces, struct vu_chain *chain);
 /* The same for a table of big-endian words. */
-int vu_chain_walk_indirect_turned(struct vu_vring *vring, const struct vu_memory *memory, int direction,
-                                  const struct vu_desc_copy *link, bool *writable_seen,
+int vu_chain_walk_indirect_turned(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                                  int direction, const struct vu_desc_copy *link, bool *writable_seen,
                                   struct vu_pieces *pieces, struct vu_chain *chain);
 
 /* Walks the chain that starts at chain->head, which is already known to be below size. */
-static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct vu_memory *memory,
-                                          int direction, struct vu_pieces *pieces, struct vu_chain *chain,
-                                          bool turned)
+static vu_always_inline int vu_chain_walk(bool general, struct vu_vring *vring,
+                                          const struct vu_memory *memory, int direction,
+                                          struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
 {
     uint32_t start = pieces->used, left = vring->size, index = chain->head;
     bool writable_seen = false;
@@ -98,13 +76,13 @@ static vu_always_inline int vu_chain_walk(struct vu_vring *vring, const struct v
         struct vu_desc_copy desc = vu_desc_read(&vring->desc[index], turned);
 
         if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
-            result = turned ? vu_chain_walk_indirect_turned(vring, memory, direction, &desc, &writable_seen,
-                                                            pieces, chain)
-                            : vu_chain_walk_indirect(vring, memory, direction, &desc, &writable_seen, pieces,
-                                                     chain);
+            result = turned ? vu_chain_walk_indirect_turned(general, vring, memory, direction, &desc,
+                                                            &writable_seen, pieces, chain)
+                            : vu_chain_walk_indirect(general, vring, memory, direction, &desc, &writable_seen,
+                                                     pieces, chain);
             break;
         }
-        result = vu_chain_add(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+        result = vu_chain_add(general, vring, memory, direction, &desc, &writable_seen, pieces, chain);
         if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
             break;
         index = desc.next;

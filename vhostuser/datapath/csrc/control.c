@@ -45,7 +45,7 @@ static vu_always_inline int look(const struct vu_ring_ops *ops, struct vu_vring 
                                  struct vu_pieces *pieces, struct vu_chain *chain)
 {
     pieces->used = pieces->walked = 0;
-    return ops->fetch(vring, vring->pair->device->memory, 0, side, pieces, chain);
+    return ops->fetch(ops->general, vring, vring->pair->device->memory, 0, side, pieces, chain);
 }
 
 /* Walked anew, and so checked anew: the guest may have changed it since it was asked about. */
@@ -58,6 +58,11 @@ static vu_always_inline void complete(const struct vu_ring_ops *ops, struct vu_v
 
     if (vu_unlikely(!error && !chain->length))
         error = vu_trouble(vring, VU_ERR_CONTROL, chain->head, vring->pair->control->length, 0, 0);
+    if (vu_unlikely(error == VU_FETCH_MISS)) {
+        vring->pair->control->state =
+            VU_CONTROL_ANSWERED; /* the answer is kept until there is a translation */
+        return;
+    }
     if (vu_unlikely(error)) {
         if (error < 0)
             vu_vring_break(vring, error);
@@ -70,7 +75,7 @@ static vu_always_inline void complete(const struct vu_ring_ops *ops, struct vu_v
     vu_ring_finish(ops, vring, chain, 1, VU_OK);
 }
 
-/* Copies out the command at the ring's position.  VU_OK, VU_FETCH_EMPTY or enum vu_error. */
+/* Copies out the command at the ring's position.  VU_OK, VU_FETCH_EMPTY, VU_FETCH_MISS or enum vu_error. */
 static vu_always_inline int take(const struct vu_ring_ops *ops, struct vu_vring *vring)
 {
     struct vu_scratch *scratch = vring->pair->worker->scratch;
@@ -102,7 +107,7 @@ static vu_always_inline void serve(const struct vu_ring_ops *ops, struct vu_pair
     if (pair->control->state == VU_CONTROL_ANSWERED) {
         pair->control->state = VU_CONTROL_IDLE;
         complete(ops, vring);
-        if (vring->state != VU_VRING_RUNNING)
+        if (vring->state != VU_VRING_RUNNING || vu_ring_parked(ops, vring))
             return;
     }
     result = take(ops, vring);
@@ -111,6 +116,8 @@ static vu_always_inline void serve(const struct vu_ring_ops *ops, struct vu_pair
         /* Through the run queue and not in a loop: who adds and takes back gets no more than others. */
         if (ops->grown(vring))
             pair->ready |= VU_READY_RX;
+    } else if (result == VU_FETCH_MISS) {
+        return; /* met again when there is a translation */
     } else if (result) {
         vu_vring_break(vring, result);
     } else {

@@ -102,6 +102,14 @@ static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct t
     }
 }
 
+/* The ring that frames go back to waits for a translation: they stay with their sender, which is no loss. */
+static vu_always_inline bool echo_waits(const struct vu_ring_ops *ops, const struct vu_pair *pair)
+{
+    const struct vu_vring *rx = &pair->vring[VU_RX];
+
+    return vu_ring_parked(ops, rx) && rx->enabled == VU_RING_ENABLED;
+}
+
 static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, struct tx *tx,
                                                 struct vu_burst *burst)
 {
@@ -109,11 +117,9 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
     bool open;
 
     /* Both rings may start in this turn, and this one is served first: what waits in it is not lost. */
-    if (vu_unlikely(tx->pair->vring[VU_RX].state == VU_VRING_STARTING))
-        vu_vring_first_look(&tx->pair->vring[VU_RX]);
     open = vu_ring_runs(&tx->pair->vring[VU_RX]);
     vu_enqueue_begin(&rx, tx->pair);
-    while (tx->done < tx->fetched && vu_enqueue_room(&rx)) {
+    while (tx->done < tx->fetched && vu_enqueue_room(&rx) && !echo_waits(ops, tx->pair)) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
         struct vu_net_hdr header;
         uint32_t length;
@@ -122,11 +128,13 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
         if (vu_likely(drop < 0)) {
             struct vu_net_hdr copy = header;
 
-            vu_count_frame(&tx->vring->counters, &header, length);
             drop = vu_net_hdr_deliver(&copy, tx->pair->device->features);
             if (vu_likely(drop < 0))
                 drop =
                     open ? vu_enqueue_copy(ops, &rx, &copy, frame_at(tx, chain), length) : VU_DROP_NO_BUFFERS;
+            if (vu_unlikely(echo_waits(ops, tx->pair)))
+                break;
+            vu_count_frame(&tx->vring->counters, &header, length);
             /* Taken from the sender, not delivered: the receiver's loss. */
             if (vu_unlikely(drop >= 0)) {
                 vu_count(&rx.vring->counters.drops[drop], 1);
@@ -193,6 +201,13 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
     return tx.done;
 }
 
+/* Until there is a translation, for itself or for the ring that its frames go to; either wakes the pair. */
+static vu_always_inline bool tx_waits(const struct vu_ring_ops *ops, const struct vu_pair *pair)
+{
+    return vu_ring_parked(ops, &pair->vring[VU_TX]) ||
+           (pair->port_kind == VU_PORT_ECHO && echo_waits(ops, pair));
+}
+
 static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct vu_pair *pair)
 {
     struct vu_vring *vring = &pair->vring[VU_TX];
@@ -202,7 +217,8 @@ static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct 
     while (!vu_burst_spent(&burst)) {
         uint32_t done = dequeue_burst(ops, pair, &burst);
 
-        if (vring->state != VU_VRING_RUNNING || pair->port_blocked || vu_device_is_faulted(pair->device)) {
+        if (vring->state != VU_VRING_RUNNING || pair->port_blocked || vu_device_is_faulted(pair->device) ||
+            tx_waits(ops, pair)) {
             pair->ready &= ~(uint32_t)VU_READY_TX;
             break;
         }
@@ -223,9 +239,7 @@ uint32_t vu_serve_tx(struct vu_pair *pair)
 {
     struct vu_vring *vring = &pair->vring[VU_TX];
 
-    if (vring->state == VU_VRING_STARTING)
-        vu_vring_first_look(vring);
-    if (vring->state != VU_VRING_RUNNING || vring->enabled == VU_RING_HELD || pair->port_blocked) {
+    if (!vu_vring_is_ready(vring) || vring->enabled == VU_RING_HELD || pair->port_blocked) {
         pair->ready &= ~(uint32_t)VU_READY_TX;
         return 0;
     }

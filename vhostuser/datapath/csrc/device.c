@@ -18,11 +18,14 @@ struct vu_device *vu_device_new(uint32_t id)
 void vu_device_free(struct vu_device *device)
 {
     vu_memory_put(device->memory);
+    vu_iotlb_free(device);
     free(device);
 }
 
 void vu_device_set_features(struct vu_device *device, uint64_t features)
 {
+    bool iommu_changes = (device->features ^ features) & VU_F_ACCESS_PLATFORM;
+
     device->features = features;
     device->mergeable = features & VU_F_MRG_RXBUF;
     vu_device_choose_instance(device);
@@ -30,11 +33,13 @@ void vu_device_set_features(struct vu_device *device, uint64_t features)
        guests have only with merging. */
     device->header_size =
         (features & (VU_F_VERSION_1 | VU_F_MRG_RXBUF)) ? VU_NET_HDR_SIZE : VU_NET_HDR_LEGACY_SIZE;
+    if (iommu_changes)
+        vu_iotlb_flush(device);
 }
 
 void vu_device_choose_instance(struct vu_device *device)
 {
-    device->general = device->features & VU_F_LOG_ALL;
+    device->general = device->features & (VU_F_LOG_ALL | VU_F_ACCESS_PLATFORM);
     for (struct vu_pair *pair = device->pairs; pair; pair = pair->next)
         for (int ring = 0; ring < 2; ring++)
             device->general |= pair->vring[ring].state != VU_VRING_STOPPED && pair->vring[ring].turned;
@@ -45,13 +50,15 @@ struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memor
     struct vu_memory *old = device->memory;
 
     device->memory = memory;
+    /* What the translations point to goes. */
+    vu_iotlb_flush(device);
     for (struct vu_pair *pair = device->pairs; pair; pair = pair->next) {
         for (int ring = 0; ring < 2; ring++) {
             struct vu_vring *vring = &pair->vring[ring];
             int error;
 
             vring->region_hint = 0;
-            if (vring->state != VU_VRING_STARTING && vring->state != VU_VRING_RUNNING)
+            if (vring->iommu || (vring->state != VU_VRING_STARTING && vring->state != VU_VRING_RUNNING))
                 continue;
             error = vu_vring_translate(vring);
             if (error)

@@ -41,7 +41,7 @@ struct vu_worker;
 struct vu_log;
 
 struct vu_vring_setup {
-    uint64_t desc;    /* user addresses, as SET_VRING_ADDR brought them; packed: the ring, */
+    uint64_t desc;    /* user (or I/O) addresses, as SET_VRING_ADDR brought them; packed: the ring, */
     uint64_t avail;   /* the driver's event area */
     uint64_t used;    /* and the device's */
     uint32_t size;    /* entries */

@@ -90,11 +90,18 @@ void vu_log_mark_pieces(struct vu_log *log, const struct vu_memory *memory, cons
     }
 }
 
-/* The used ring, by the address that the front-end gave for it. */
+/* The used ring, by the address that the front-end gave for it.  Under an IOMMU that is an I/O address, and
+   what is meant is where it lies. */
 static void mark_used_ring(struct vu_vring *vring, uint64_t offset, uint64_t length)
 {
-    if (vring->logged)
-        vu_log_mark(vring->pair->device->log, vring->log_address + offset, length);
+    const struct vu_device *device = vring->pair->device;
+
+    if (!vring->logged)
+        return;
+    if (vring->iommu)
+        vu_log_mark_host(device->log, device->memory, (const uint8_t *)vring->used + offset, length);
+    else
+        vu_log_mark(device->log, vring->log_address + offset, length);
 }
 
 /* Of a packed ring that address says nothing about the descriptors (QEMU gives that of the event area): what

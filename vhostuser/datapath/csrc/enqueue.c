@@ -109,7 +109,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         int drop;
 
         vu_enqueue_reserve(ops, &rx, rx.device->header_size + pair->expected);
-        if (vu_unlikely(rx.fetched == rx.used)) {
+        if (vu_unlikely(rx.fetched == rx.used || vu_ring_parked(ops, rx.vring))) {
             state = PORT_STARVED;
             break;
         }
@@ -216,7 +216,8 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
             state = pair->port_reads && !pair->port_gone ? burst_from_fd(ops, pair, &burst) : PORT_EMPTY;
         else
             state = pair->port_kind == VU_PORT_SOURCE ? burst_from_source(ops, pair, &burst) : PORT_EMPTY;
-        if (vring->state != VU_VRING_RUNNING || vu_device_is_faulted(pair->device) || state == PORT_EMPTY) {
+        if (vring->state != VU_VRING_RUNNING || vu_device_is_faulted(pair->device) || state == PORT_EMPTY ||
+            vu_ring_parked(ops, vring)) {
             pair->ready &= ~(uint32_t)VU_READY_RX;
             break;
         }
@@ -242,8 +243,6 @@ uint32_t vu_serve_rx(struct vu_pair *pair)
 {
     struct vu_vring *vring = &pair->vring[VU_RX];
 
-    if (vring->state == VU_VRING_STARTING)
-        vu_vring_first_look(vring);
     if (!vu_ring_runs(vring) || pair->starved) {
         pair->ready &= ~(uint32_t)VU_READY_RX;
         return 0;

@@ -25,7 +25,9 @@ enum vu_error {
     VU_ERR_NOTIFY = -16,          /* a kick, call or err fd blocks: the front-end made it so */
     VU_ERR_BASE = -17,            /* a packed ring cannot be where SET_VRING_BASE says */
     VU_ERR_LOG_FAULT = -18,       /* the dirty log went away under us (truncated file) */
-    VU_ERR_CONTROL = -19          /* no command, or no byte for its ack, in a chain of a control ring */
+    VU_ERR_CONTROL = -19,         /* no command, or no byte for its ack, in a chain of a control ring */
+    VU_ERR_IOTLB = -20,           /* the front-end's IOMMU does not allow what the guest asks of us */
+    VU_ERR_RING_SCATTERED = -21   /* under an IOMMU, a part of the ring is not in one piece for us */
 };
 
 /* Every frame that is not delivered is counted under exactly one of these. */

@@ -46,6 +46,7 @@
 #define VU_F_INDIRECT_DESC (1ULL << 28)
 #define VU_F_EVENT_IDX (1ULL << 29)
 #define VU_F_VERSION_1 (1ULL << 32)
+#define VU_F_ACCESS_PLATFORM (1ULL << 33)
 #define VU_F_RING_PACKED (1ULL << 34)
 #define VU_F_GUEST_USO4 (1ULL << 54)
 #define VU_F_GUEST_USO6 (1ULL << 55)

@@ -45,8 +45,9 @@ static vu_always_inline struct vu_desc_copy vu_packed_read(const struct vu_packe
 }
 
 /* The driver writes the first descriptor's flags last: once they say available, the whole chain is there. */
-static vu_always_inline int vu_packed_walk(struct vu_vring *vring, const struct vu_memory *memory,
-                                           int direction, struct vu_pieces *pieces, struct vu_chain *chain)
+static vu_always_inline int vu_packed_walk(bool general, struct vu_vring *vring,
+                                           const struct vu_memory *memory, int direction,
+                                           struct vu_pieces *pieces, struct vu_chain *chain)
 {
     uint32_t start = pieces->used;
     uint16_t slot = vring->next;
@@ -64,11 +65,12 @@ static vu_always_inline int vu_packed_walk(struct vu_vring *vring, const struct 
         chain->slots++;
         vu_packed_advance(vring, &slot, &wrap, 1);
         if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
-            result = vu_chain_walk_indirect(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+            result = vu_chain_walk_indirect(general, vring, memory, direction, &desc, &writable_seen, pieces,
+                                            chain);
             chain->head = desc.next;
             break;
         }
-        result = vu_chain_add(vring, memory, direction, &desc, &writable_seen, pieces, chain);
+        result = vu_chain_add(general, vring, memory, direction, &desc, &writable_seen, pieces, chain);
         if (vu_likely(!(desc.flags & VU_DESC_NEXT)))
             chain->head = desc.next;
         if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
@@ -92,9 +94,9 @@ static vu_always_inline int vu_packed_walk(struct vu_vring *vring, const struct 
     return VU_OK;
 }
 
-static vu_always_inline int vu_packed_fetch(struct vu_vring *vring, const struct vu_memory *memory,
-                                            uint16_t k, int direction, struct vu_pieces *pieces,
-                                            struct vu_chain *chain)
+static vu_always_inline int vu_packed_fetch(bool general, struct vu_vring *vring,
+                                            const struct vu_memory *memory, uint16_t k, int direction,
+                                            struct vu_pieces *pieces, struct vu_chain *chain)
 {
     if (k == 0) {
         vring->next = vring->position;
@@ -105,7 +107,7 @@ static vu_always_inline int vu_packed_fetch(struct vu_vring *vring, const struct
     if (!vu_packed_is_available(vu_acquire_le16(&vring->packed[vring->next].flags), vring->next_wrap) ||
         vu_unlikely(vring->fetched_slots >= vring->size))
         return VU_FETCH_EMPTY;
-    return vu_packed_walk(vring, memory, direction, pieces, chain);
+    return vu_packed_walk(general, vring, memory, direction, pieces, chain);
 }
 
 static vu_always_inline void vu_packed_publish(struct vu_vring *vring, const struct vu_chain *chains,

@@ -131,8 +131,8 @@ void vu_pair_wake(struct vu_pair *pair, uint32_t ready)
 void vu_pair_watch_port(struct vu_pair *pair)
 {
     const struct vu_vring *rx = &pair->vring[VU_RX];
-    bool filling =
-        rx->enabled == VU_RING_ENABLED && (rx->state == VU_VRING_STARTING || rx->state == VU_VRING_RUNNING);
+    bool filling = rx->enabled == VU_RING_ENABLED && !rx->parked &&
+                   (rx->state == VU_VRING_STARTING || rx->state == VU_VRING_RUNNING);
     struct epoll_event event = {.data.ptr = &pair->sources[VU_SOURCE_PORT]};
     uint32_t wanted = 0;
     int operation;

@@ -19,6 +19,7 @@
 #include "barrier.h"
 #include "device.h"
 #include "guest_memory.h"
+#include "iotlb.h"
 
 /* Virtio 1.2, 2.7.5 (descriptors), 2.7.6 (available), 2.7.8 (used). */
 #define VU_DESC_NEXT 1
@@ -97,9 +98,13 @@ struct vu_vring {
     bool event_idx;
     bool indirect;
     bool kick_armed; /* the driver has been asked to kick */
+    bool iommu;      /* addresses are I/O addresses, its own included */
+    bool mapped;     /* the three pointers hold; false only under an IOMMU, where each turn begins with it */
+    bool parked;     /* it waits for `miss`, and nothing but the answer wakes it */
     uint8_t enabled; /* enum vu_ring_enabled */
     uint8_t state;
     uint32_t region_hint;
+    uint32_t iotlb_hint;
     int call_fd;
     /* Read at start, stop and trouble. */
     int kick_fd;
@@ -112,8 +117,10 @@ struct vu_vring {
     uint64_t log_address; /* guest address of the used ring for the log */
     bool looked_at;       /* since the start: position is known, until then the base is all there is */
     uint32_t base;
-    uint32_t index; /* of the device: 2n or 2n+1 */
-    uint64_t uva[3];
+    uint32_t index;      /* of the device: 2n or 2n+1 */
+    uint64_t uva[3];     /* of its parts; under an IOMMU their I/O addresses */
+    struct vu_miss miss; /* when parked */
+    bool miss_told;      /* the control side knows of it */
     uint64_t trouble[4]; /* the values of the error, for the log line */
     struct vu_pair *pair;
     struct vu_counters counters;
@@ -152,12 +159,13 @@ struct vu_pieces {
 /* fetch's answers besides VU_OK and enum vu_error. */
 #define VU_FETCH_FULL 1  /* the burst's pieces are used up: complete what there is first */
 #define VU_FETCH_EMPTY 2 /* the driver has made no further chain available */
+#define VU_FETCH_MISS 3  /* an I/O address has no translation: the ring is parked until there is one */
 
 struct vu_ring_ops {
     /* Walks the chain k behind position, k = 0, 1, 2 ... in a burst: its readable part for VU_TX and
-       VU_COMMAND, its writable part for VU_RX and VU_ACK. */
-    int (*fetch)(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k, int direction,
-                 struct vu_pieces *pieces, struct vu_chain *chain);
+       VU_COMMAND, its writable part for VU_RX and VU_ACK.  `general` is the one below. */
+    int (*fetch)(bool general, struct vu_vring *vring, const struct vu_memory *memory, uint16_t k,
+                 int direction, struct vu_pieces *pieces, struct vu_chain *chain);
     /* Gives the first n chains of the burst back as used, all at once, and moves position. */
     void (*publish)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
     /* Whether the driver wants to be called for what was published since the last decision. */
@@ -168,8 +176,8 @@ struct vu_ring_ops {
     bool (*grown)(struct vu_vring *vring);
     /* Tells the driver that kicks are not needed; whether that took writing. */
     bool (*disarm)(struct vu_vring *vring);
-    /* The general instance: it marks what it writes in the dirty log, when there is one, and knows big-endian
-       rings.  The fast one knows of neither, and its last two are NULL. */
+    /* The general instance: it marks what it writes in the dirty log, when there is one, translates by the
+       IOTLB, and knows big-endian rings.  The fast one knows of none, and its last two are NULL. */
     bool general;
     void (*mark_used)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
     void (*mark_wish)(struct vu_vring *vring);

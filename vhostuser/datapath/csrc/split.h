@@ -35,9 +35,9 @@ static vu_always_inline int vu_split_look(struct vu_vring *vring, bool turned)
     return VU_OK;
 }
 
-static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct vu_memory *memory, uint16_t k,
-                                           int direction, struct vu_pieces *pieces, struct vu_chain *chain,
-                                           bool turned)
+static vu_always_inline int vu_split_fetch(bool general, struct vu_vring *vring,
+                                           const struct vu_memory *memory, uint16_t k, int direction,
+                                           struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
 {
     uint16_t slot = (uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1);
 
@@ -50,7 +50,7 @@ static vu_always_inline int vu_split_fetch(struct vu_vring *vring, const struct 
     chain->head = vu_turn16(vu_read_le16(&vring->avail->ring[slot]), turned);
     if (vu_unlikely(chain->head >= vring->size))
         return vu_trouble(vring, VU_ERR_HEAD, chain->head, slot, vring->size, 0);
-    return vu_chain_walk(vring, memory, direction, pieces, chain, turned);
+    return vu_chain_walk(general, vring, memory, direction, pieces, chain, turned);
 }
 
 static vu_always_inline void vu_split_publish(struct vu_vring *vring, const struct vu_chain *chains,
@@ -115,33 +115,33 @@ static vu_always_inline bool vu_split_disarm(struct vu_vring *vring, bool turned
 }
 
 /* The operations for rings of which `turned_of_vring` says whether they are turned. */
-#define VU_SPLIT_OPERATIONS(name, turned_of_vring)                                                     \
-    static vu_always_inline int name##_fetch(struct vu_vring *vring, const struct vu_memory *memory,   \
-                                             uint16_t k, int direction, struct vu_pieces *pieces,      \
-                                             struct vu_chain *chain)                                   \
-    {                                                                                                  \
-        return vu_split_fetch(vring, memory, k, direction, pieces, chain, turned_of_vring);            \
-    }                                                                                                  \
-    static vu_always_inline void name##_publish(struct vu_vring *vring, const struct vu_chain *chains, \
-                                                uint16_t n)                                            \
-    {                                                                                                  \
-        vu_split_publish(vring, chains, n, turned_of_vring);                                           \
-    }                                                                                                  \
-    static vu_always_inline bool name##_wants_call(struct vu_vring *vring)                             \
-    {                                                                                                  \
-        return vu_split_wants_call(vring, turned_of_vring);                                            \
-    }                                                                                                  \
-    static vu_always_inline void name##_arm(struct vu_vring *vring)                                    \
-    {                                                                                                  \
-        vu_split_arm(vring, turned_of_vring);                                                          \
-    }                                                                                                  \
-    static vu_always_inline bool name##_grown(struct vu_vring *vring)                                  \
-    {                                                                                                  \
-        return vu_split_grown(vring, turned_of_vring);                                                 \
-    }                                                                                                  \
-    static vu_always_inline bool name##_disarm(struct vu_vring *vring)                                 \
-    {                                                                                                  \
-        return vu_split_disarm(vring, turned_of_vring);                                                \
+#define VU_SPLIT_OPERATIONS(name, turned_of_vring)                                                      \
+    static vu_always_inline int name##_fetch(bool general, struct vu_vring *vring,                      \
+                                             const struct vu_memory *memory, uint16_t k, int direction, \
+                                             struct vu_pieces *pieces, struct vu_chain *chain)          \
+    {                                                                                                   \
+        return vu_split_fetch(general, vring, memory, k, direction, pieces, chain, turned_of_vring);    \
+    }                                                                                                   \
+    static vu_always_inline void name##_publish(struct vu_vring *vring, const struct vu_chain *chains,  \
+                                                uint16_t n)                                             \
+    {                                                                                                   \
+        vu_split_publish(vring, chains, n, turned_of_vring);                                            \
+    }                                                                                                   \
+    static vu_always_inline bool name##_wants_call(struct vu_vring *vring)                              \
+    {                                                                                                   \
+        return vu_split_wants_call(vring, turned_of_vring);                                             \
+    }                                                                                                   \
+    static vu_always_inline void name##_arm(struct vu_vring *vring)                                     \
+    {                                                                                                   \
+        vu_split_arm(vring, turned_of_vring);                                                           \
+    }                                                                                                   \
+    static vu_always_inline bool name##_grown(struct vu_vring *vring)                                   \
+    {                                                                                                   \
+        return vu_split_grown(vring, turned_of_vring);                                                  \
+    }                                                                                                   \
+    static vu_always_inline bool name##_disarm(struct vu_vring *vring)                                  \
+    {                                                                                                   \
+        return vu_split_disarm(vring, turned_of_vring);                                                 \
     }
 
 VU_SPLIT_OPERATIONS(vu_split_fast, false)

@@ -17,6 +17,9 @@ struct vu_device {
     uint64_t features;
     struct vu_memory *memory; /* one reference */
     struct vu_log *log;       /* the control side's, until it is swapped */
+    struct vu_iotlb *iotlb;   /* made with its first entry */
+    uint32_t misses;          /* the last serial */
+    bool misses_told;         /* by an event that the control side has not followed yet; the worker's, too */
     bool general;             /* its rings are served by the general instances */
     uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
@@ -167,10 +170,24 @@ void vu_pair_port_gone(struct vu_pair *pair, int error);
 
 /* vring.c: ends a ring by its fault, reports it, pokes the err fd; nothing more when it is broken already. */
 void vu_vring_break(struct vu_vring *vring, int error);
-/* vring.c: translates the ring's parts in the device's present memory. */
+/* vring.c: translates the ring's parts in the device's present memory; VU_FETCH_MISS when it is parked. */
 int vu_vring_translate(struct vu_vring *vring);
-/* vring.c: reads the position from used->idx; false when the ring broke. */
-bool vu_vring_first_look(struct vu_vring *vring);
+/* Bytes of part 0, 1 or 2, event words included, whether negotiated or not (virtio 1.2, 2.7 and 2.8.10). */
+uint64_t vu_vring_part_length(const struct vu_vring *vring, int part);
+/* vring.c: brings the ring to where a burst may touch it; false when it is stopped, broken or parked. */
+bool vu_vring_make_ready(struct vu_vring *vring);
+
+static inline bool vu_vring_is_ready(struct vu_vring *vring)
+{
+    return (vring->state == VU_VRING_RUNNING && vring->mapped && !vring->parked) ||
+           vu_vring_make_ready(vring);
+}
+
+/* iotlb.c: the range as one piece.  VU_FETCH_MISS when the ring is parked, VU_ERR_RING_SCATTERED. */
+int vu_iotlb_piece(struct vu_vring *vring, uint64_t iova, uint64_t length, uint32_t access, void **host);
+/* iotlb.c: forgets everything, and what rings wait for as well. */
+void vu_iotlb_flush(struct vu_device *device);
+void vu_iotlb_free(struct vu_device *device);
 void vu_vring_call(struct vu_vring *vring);
 /* vring.c: has the pair's worker woken by its kick fd or, without one, by the timer.  Returns vu_error. */
 int vu_vring_watch_kick(struct vu_vring *vring);

@@ -41,6 +41,7 @@ void vu_vring_break(struct vu_vring *vring, int error)
     if (vring->state == VU_VRING_BROKEN)
         return;
     vring->state = VU_VRING_BROKEN;
+    vring->parked = false;
     vring->error = error;
     for (unsigned i = 0; i < VU_ARRAY_SIZE(event.value); i++)
         event.value[i] = vring->trouble[i];
@@ -49,32 +50,57 @@ void vu_vring_break(struct vu_vring *vring, int error)
     vu_pair_watch_port(vring->pair); /* nobody wants its frames any more */
 }
 
-static int translate_part(struct vu_vring *vring, int part, uint64_t length, uintptr_t alignment, void **host)
+uint64_t vu_vring_part_length(const struct vu_vring *vring, int part)
 {
-    *host = vu_memory_user(vring->pair->device->memory, vring->uva[part], length);
+    uint64_t size = vring->size;
+
+    switch (part) {
+    case 0:
+        return 16 * size;
+    case 1:
+        return vring->is_packed ? 4 : 6 + 2 * size;
+    default:
+        return vring->is_packed ? 4 : 6 + 8 * size;
+    }
+}
+
+static int translate_part(struct vu_vring *vring, int part, uint64_t alignment, uint32_t access, void **host)
+{
+    uint64_t address = vring->uva[part], length = vu_vring_part_length(vring, part);
+    int error = VU_OK;
+
+    if (address + (length - 1) < address)
+        *host = NULL;
+    else if (vring->iommu)
+        error = vu_iotlb_piece(vring, address, length, access, host);
+    else
+        *host = vu_memory_user(vring->pair->device->memory, address, length);
+    if (error == VU_FETCH_MISS)
+        return error;
+    if (error)
+        return vu_trouble(vring, error, address, length, (uint64_t)part, 0);
     if (!*host)
-        return vu_trouble(vring, VU_ERR_RING_ADDRESS, vring->uva[part], length, (uint64_t)part, 0);
-    /* The session has checked the user address; an odd mmap_offset can still misalign our view of it. */
+        return vu_trouble(vring, VU_ERR_RING_ADDRESS, address, length, (uint64_t)part, 0);
+    /* The session has checked the address; an odd mmap_offset can still misalign our view of it. */
     if ((uintptr_t)*host % alignment)
-        return vu_trouble(vring, VU_ERR_RING_ALIGNMENT, vring->uva[part], alignment, (uint64_t)part, 0);
+        return vu_trouble(vring, VU_ERR_RING_ALIGNMENT, address, alignment, (uint64_t)part, 0);
     return VU_OK;
 }
 
 int vu_vring_translate(struct vu_vring *vring)
 {
-    /* Event words included, whether negotiated or not (virtio 1.2, 2.7 and 2.8.10). */
-    uint64_t size = vring->size, avail = vring->is_packed ? 4 : 6 + 2 * size,
-             used = vring->is_packed ? 4 : 6 + 8 * size;
+    const uint32_t both = VU_ACCESS_READ | VU_ACCESS_WRITE;
     void *part[3];
     int error;
 
-    if ((error = translate_part(vring, 0, 16 * size, 16, &part[0])) ||
-        (error = translate_part(vring, 1, avail, vring->is_packed ? 4 : 2, &part[1])) ||
-        (error = translate_part(vring, 2, used, 4, &part[2])))
+    if ((error = translate_part(vring, 0, 16, vring->is_packed ? both : VU_ACCESS_READ, &part[0])) ||
+        (error = translate_part(vring, 1, vring->is_packed ? 4 : 2, VU_ACCESS_READ, &part[1])) ||
+        (error = translate_part(vring, 2, 4, both, &part[2])))
         return error;
     vring->desc = part[0];
     vring->avail = part[1];
     vring->used = part[2];
+    vring->mapped = true;
     return VU_OK;
 }
 
@@ -141,10 +167,14 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->used_anything = false;
     vring->kick_armed = true;
     vring->region_hint = 0;
+    vring->iotlb_hint = 0;
     vring->error = VU_OK;
+    vring->iommu = pair->device->features & VU_F_ACCESS_PLATFORM;
+    vring->mapped = vring->parked = false;
     if (ring == VU_RX && pair->control)
         pair->control->state = VU_CONTROL_IDLE;
-    if ((error = vu_vring_translate(vring)) || (error = vu_vring_watch_kick(vring))) {
+    /* Under an IOMMU by the first turn, which may have to ask. */
+    if ((!vring->iommu && (error = vu_vring_translate(vring))) || (error = vu_vring_watch_kick(vring))) {
         vring->error = error;
         poke(vring, vring->err_fd);
         return error;
@@ -198,7 +228,7 @@ static int look_at_packed(struct vu_vring *vring, struct vu_event *event)
     return VU_OK;
 }
 
-bool vu_vring_first_look(struct vu_vring *vring)
+static bool first_look(struct vu_vring *vring)
 {
     struct vu_event event = {
         .kind = VU_EVENT_RING_STARTED, .device = vring->pair->device->id, .ring = vring->index};
@@ -214,12 +244,30 @@ bool vu_vring_first_look(struct vu_vring *vring)
     return true;
 }
 
+bool vu_vring_make_ready(struct vu_vring *vring)
+{
+    if ((vring->state != VU_VRING_STARTING && vring->state != VU_VRING_RUNNING) || vring->parked)
+        return false;
+    if (!vring->mapped) {
+        int error = vu_vring_translate(vring);
+
+        if (error == VU_FETCH_MISS)
+            return false;
+        if (error) {
+            vu_vring_break(vring, error);
+            return false;
+        }
+    }
+    return vring->state == VU_VRING_RUNNING || first_look(vring);
+}
+
 uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
 {
     struct vu_vring *vring = &pair->vring[ring];
 
     vu_vring_unwatch_kick(vring);
     vring->state = VU_VRING_STOPPED;
+    vring->parked = false;
     vu_device_choose_instance(pair->device);
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
     vu_pair_watch_port(pair);

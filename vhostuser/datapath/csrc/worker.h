@@ -24,7 +24,8 @@ enum vu_event_kind {
                                     guest address of the region, [2] its size; NOTIFY: value[0] ring */
     VU_EVENT_PORT_GONE = 4,      /* error is -errno */
     VU_EVENT_OVERFLOW = 5,       /* events were lost: look at every ring */
-    VU_EVENT_CONTROL = 6         /* a command waits for its answer (control.h) */
+    VU_EVENT_CONTROL = 6,        /* a command waits for its answer (control.h) */
+    VU_EVENT_IOTLB_MISS = 7      /* vu_iotlb_take_misses has something for this device */
 };
 
 struct vu_event {
