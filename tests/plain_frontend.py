@@ -39,6 +39,10 @@ def address(index: int, desc: int, used: int, avail: int, flags: int = 0) -> byt
     return struct.pack("=IIQQQQ", index, flags, desc, used, avail, 0)
 
 
+def iotlb(iova: int, size: int, uva: int, access: int, kind: int) -> bytes:
+    return struct.pack("=QQQBB6x", iova, size, uva, access, kind)
+
+
 def table(*regions: tuple[int, int, int, int], count: int | None = None) -> bytes:
     """Regions as gpa, size, uva, offset; ``count`` is what the table says of their number."""
     said = len(regions) if count is None else count

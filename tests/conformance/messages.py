@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tests.plain_frontend import VERSION_1, address, single, state, table, u64
+from tests.plain_frontend import VERSION_1, address, iotlb, single, state, table, u64
 
 
 class Answer(Enum):
@@ -57,7 +57,7 @@ ROWS = (
     Row(19, "SEND_RARP", Answer.ACK, b"\x02\0\0\0\0\1\0\0", served=True),
     Row(20, "NET_SET_MTU", Answer.ACK, u64(1500), served=True),
     Row(21, "SET_BACKEND_REQ_FD", Answer.ACK, b"", fds=1, served=True),
-    Row(22, "IOTLB_MSG", Answer.U64, bytes(32)),
+    Row(22, "IOTLB_MSG", Answer.U64, iotlb(0, (1 << 64) - 1, 0, 0, 3)),
     Row(23, "SET_VRING_ENDIAN", Answer.ACK, state(0, 0), served=True),
     Row(24, "GET_CONFIG", Answer.OWN, bytes(12)),
     Row(25, "SET_CONFIG", Answer.ACK, bytes(12)),

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from tests.net.fakes import FakePort, StepChannel, StepHelper
+from tests.net.fakes import FakeChannel, FakePort, StepChannel, StepHelper
 from vhostuser.datapath.port_ops import PortKind, PortOps
 from vhostuser.datapath.vring import PacketDevice
 from vhostuser.datapath.worker import Worker, WorkerEvent
@@ -37,15 +37,21 @@ class Rig:
             self.port,
             ops or PortOps(PortKind.SINK),
             queues=queues,
-            offer=V.VERSION_1 | V.EVENT_IDX,
-            protocol_offer=P.REPLY_ACK,
+            offer=V.VERSION_1 | V.EVENT_IDX | V.ACCESS_PLATFORM,
+            protocol_offer=P.REPLY_ACK | P.BACKEND_REQ,
             config_space=ConfigSpace(bytes(6), queues, 0),
             helper=self.helper,
             state_channel=self.channel,
+            open_channel=self.open_channel,
             log=logging.LoggerAdapter(logging.getLogger("vhostuser"), {}),
         )
         self.memory = GuestMemory(1 << 20)
+        self.channels: list[FakeChannel] = []
         self.queues: dict[int, SplitVirtqueue[int]] = {}
+
+    def open_channel(self, fd: int, acked: P, on_lost: Callable[[], None]) -> FakeChannel:
+        self.channels.append(FakeChannel(fd, acked, on_lost))
+        return self.channels[-1]
 
     def virtqueue(self, index: int) -> SplitVirtqueue[int]:
         if index not in self.queues:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from vhostuser.datapath.port_ops import PortCaps
 from vhostuser.net.state_transfer import Outcome
 from vhostuser.ports.base import ALL_OFFLOADS, MAX_FRAME
-from vhostuser.wire.features import VirtioFeature
+from vhostuser.wire.constants import BackendRequest
+from vhostuser.wire.features import ProtocolFeature, VirtioFeature
+from vhostuser.wire.payloads import Payload
 
 
 @dataclass
@@ -43,6 +45,23 @@ class FakePort:
     def take_calls(self) -> list[tuple[object, ...]]:
         taken, self.calls = self.calls, []
         return taken
+
+
+@dataclass
+class FakeChannel:
+    """Remembers what is asked; the test answers."""
+
+    fd: int
+    acked: ProtocolFeature
+    on_lost: Callable[[], None]
+    asked: list[tuple[BackendRequest, Payload, Callable[[bool], None]]] = field(default_factory=list)
+    is_closed: bool = False
+
+    def ask(self, request: BackendRequest, payload: Payload, then: Callable[[bool], None]) -> None:
+        self.asked.append((request, payload, then))
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 @dataclass

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import os
-import socket
-
 import pytest
 
-from tests.conftest import live_regions, open_fds
+from tests.conftest import live_regions
 from tests.net.device_rig import Rig
+from tests.net.fakes import FakeChannel
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import EnvironmentLacksError, RequestError
 from vhostuser.frontend.virtqueue_base import Segment
@@ -62,29 +60,29 @@ def test_mtu_that_the_port_cannot_have_is_a_warning(rig: Rig, caplog: pytest.Log
     assert "no MTU 9000 here" in caplog.text
 
 
-def test_backend_socket_is_replaced_and_closed(rig: Rig) -> None:
-    (first, third), (second, fourth) = (map(socket.socket.detach, socket.socketpair()) for _ in range(2))
+def test_channel_is_opened_with_what_was_acknowledged_and_replaced(rig: Rig) -> None:
+    rig.device.set_protocol_features(P.REPLY_ACK)
+    rig.device.set_backend_req_fd(10)
+    rig.device.set_backend_req_fd(11)
 
-    rig.device.set_backend_req_fd(first)
-    rig.device.set_backend_req_fd(second)
-
-    assert first not in open_fds()
-    assert second in open_fds()
-    os.close(third)
-    os.close(fourth)
+    first, second = rig.channels
+    assert (first.fd, first.acked, first.is_closed) == (10, P.REPLY_ACK, True)
+    assert (second.fd, second.is_closed) == (11, False)
+    rig.device.disconnect()
+    assert second.is_closed
 
 
-def test_channel_that_is_no_socket_is_refused_and_the_old_one_stays(rig: Rig) -> None:
-    mine, theirs = socket.socketpair()
-    wrong = os.eventfd(0)
-    rig.device.set_backend_req_fd(theirs.detach())
+def test_channel_that_is_refused_leaves_the_old_one(rig: Rig) -> None:
+    rig.device.set_backend_req_fd(10)
 
-    with pytest.raises(RequestError, match="not a socket"):
-        rig.device.set_backend_req_fd(wrong)
+    def refuse(*_: object) -> FakeChannel:
+        raise RequestError("no socket")
 
-    assert wrong not in open_fds()
-    mine.send(b"x")  # the other end is still open
-    mine.close()
+    rig.device._open_channel = refuse
+    with pytest.raises(RequestError, match="no socket"):
+        rig.device.set_backend_req_fd(11)
+
+    assert not rig.channels[0].is_closed
 
 
 def test_config_space_is_read_only(rig: Rig) -> None:

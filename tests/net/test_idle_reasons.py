@@ -20,6 +20,12 @@ def test_ring_of_which_nothing_was_said_is_left_out() -> None:
     assert idle_reasons({0: RingItems()}, ["SET_FEATURES"], lambda index: NOTHING) == {}
 
 
+def test_ring_that_runs_says_what_it_waits_for() -> None:
+    reasons = idle_reasons({1: running()}, [], lambda index: NOTHING, lambda index: "an answer")
+
+    assert reasons == {1: "it waits for an answer"}
+
+
 def test_what_the_ring_lacks_and_what_the_device_lacks_are_named_together() -> None:
     rings = {1: RingItems(state=RingState.STARTED_ENABLED, size=256)}
 

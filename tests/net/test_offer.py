@@ -9,6 +9,7 @@ from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 
 NOTHING = V(0)
+CHANNEL = P.BACKEND_REQ | P.REPLY_ACK
 CAPS = PortCaps(ALL_OFFLOADS, queues=256, max_frame=MAX_FRAME)
 COMMANDS = V.CTRL_RX | V.CTRL_RX_EXTRA | V.CTRL_VLAN | V.CTRL_MAC_ADDR | V.CTRL_GUEST_OFFLOADS
 USO = V.GUEST_USO4 | V.GUEST_USO6 | V.HOST_USO
@@ -21,9 +22,16 @@ def offer(
     config_space: bool = False,
     has_mac: bool = False,
     has_mtu: bool = False,
+    protocol: P = CHANNEL,
 ) -> V:
     return virtio_offer(
-        CAPS, disabled=disabled, uso=uso, config_space=config_space, has_mac=has_mac, has_mtu=has_mtu
+        CAPS,
+        disabled=disabled,
+        protocol=protocol,
+        uso=uso,
+        config_space=config_space,
+        has_mac=has_mac,
+        has_mtu=has_mtu,
     )
 
 
@@ -37,7 +45,13 @@ def test_offer_has_rings_offloads_and_what_qemu_forwards() -> None:
 
 
 def test_offer_has_nothing_that_this_version_does_not_serve() -> None:
-    assert not offer() & (V.ACCESS_PLATFORM | V.MAC | V.STATUS | V.RSS | V.HASH_REPORT)
+    assert not offer() & (V.MAC | V.STATUS | V.RSS | V.HASH_REPORT)
+
+
+@pytest.mark.parametrize("protocol", [P.BACKEND_REQ, P.REPLY_ACK, P(0)])
+def test_offer_has_access_platform_only_with_a_way_to_ask(protocol: P) -> None:
+    assert V.ACCESS_PLATFORM in offer()
+    assert V.ACCESS_PLATFORM not in offer(protocol=protocol)
 
 
 def test_offer_has_uso_only_where_configured() -> None:
@@ -74,6 +88,7 @@ def test_offer_without_offloads_of_the_port_has_none() -> None:
     plain = virtio_offer(
         PortCaps(V(0), queues=1, max_frame=1514),
         disabled=V(0),
+        protocol=CHANNEL,
         uso=False,
         config_space=False,
         has_mac=False,

@@ -160,6 +160,12 @@ class FakeDevice:
         self._note("check_device_state")
         return self.deferred.get("check_device_state", Pending())
 
+    def iotlb_update(self, iova: int, last: int, uva: int, access: int) -> None:
+        self._note("iotlb_update", iova, last, uva, access)
+
+    def iotlb_invalidate(self, iova: int, last: int) -> None:
+        self._note("iotlb_invalidate", iova, last)
+
     def get_config(self, offset: int, size: int) -> bytes:
         self._note("get_config", offset, size)
         return self.config[offset : offset + size]

@@ -9,7 +9,8 @@ from vhostuser.session.device import Pending
 from vhostuser.session.states import RingState
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
-from vhostuser.wire.messages import U64, Empty, Log, MemTable, Reply, SingleRegion
+from vhostuser.wire.features import VirtioFeature as V
+from vhostuser.wire.messages import U64, Empty, Iotlb, Log, MemTable, Reply, SingleRegion
 
 R, S = Request, RingState
 
@@ -96,3 +97,65 @@ class TestLog:
         assert talk.tell(R.SET_LOG_FD, Empty(), [61])
         assert talk.device.take_calls() == []
         assert talk.bag.drain() == [61]
+
+
+END = (1 << 64) - 1
+UPDATE, INVALIDATE = 2, 3
+
+
+class TestIotlb:
+    @pytest.fixture
+    def talk(self) -> Talk:
+        talk = Talk(FakeDevice(features=V.VERSION_1 | V.ACCESS_PLATFORM))
+        talk.send(R.SET_FEATURES, U64(int(V.VERSION_1 | V.ACCESS_PLATFORM | V.PROTOCOL_FEATURES)))
+        talk.device.take_calls()
+        return talk
+
+    def test_update(self, talk: Talk) -> None:
+        assert talk.get(R.IOTLB_MSG, Iotlb(0x1000, 0x2000, 0x7F00_0000_0000, 3, UPDATE)) == U64(0)
+        assert talk.device.take_calls() == [("iotlb_update", 0x1000, 0x2FFF, 0x7F00_0000_0000, 3)]
+
+    def test_update_that_ends_where_the_address_space_does(self, talk: Talk) -> None:
+        assert talk.get(R.IOTLB_MSG, Iotlb(END - 0xFFF, 0x1000, 0, 1, UPDATE)) == U64(0)
+        assert talk.device.take_calls() == [("iotlb_update", END - 0xFFF, END, 0, 1)]
+
+    @pytest.mark.parametrize(
+        ("message", "reason"),
+        [
+            (Iotlb(0x1000, 0, 0, 3, UPDATE), "0x0 bytes at I/O address 0x1000 are no range"),
+            (Iotlb(END, 2, 0, 3, UPDATE), "0x2 bytes at I/O address 0xffffffffffffffff are no range"),
+            (Iotlb(0, 2, END, 3, UPDATE), "0x2 bytes at user address 0xffffffffffffffff are no range"),
+            (Iotlb(0, 4096, 0, 0, UPDATE), "access 0, expected 1 (read), 2 (write) or 3 (both)"),
+            (Iotlb(0, 4096, 0, 4, UPDATE), "access 4, expected 1 (read), 2 (write) or 3 (both)"),
+            (Iotlb(0, 4096, 0, 255, UPDATE), "access 255, expected 1 (read), 2 (write) or 3 (both)"),
+            (Iotlb(0, 4096, 0, 3, 0), "type 0, expected 2 (update) or 3 (invalidate)"),
+            (Iotlb(0, 4096, 0, 3, 1), "type 1, expected 2 (update) or 3 (invalidate)"),
+            (Iotlb(0, 4096, 0, 3, 4), "type 4, expected 2 (update) or 3 (invalidate)"),
+            (Iotlb(0, 4096, 0, 3, 9), "type 9, expected 2 (update) or 3 (invalidate)"),
+        ],
+        ids=lambda value: "" if isinstance(value, Iotlb) else value,
+    )
+    def test_what_makes_no_sense_is_refused(self, talk: Talk, message: Iotlb, reason: str) -> None:
+        assert talk.get(R.IOTLB_MSG, message) == U64(1)
+        assert talk.traced[-1] == f"IOTLB_MSG: {reason}"
+        assert talk.device.take_calls() == []
+
+    def test_update_that_the_device_refuses(self, talk: Talk) -> None:
+        talk.device.refused["iotlb_update"] = "not in memory"
+        assert talk.get(R.IOTLB_MSG, Iotlb(0, 4096, 0, 3, UPDATE)) == U64(1)
+        assert talk.traced[-1] == "IOTLB_MSG: not in memory"
+
+    @pytest.mark.parametrize(
+        ("iova", "size", "first", "last"),
+        [
+            (0x1000, 0x1000, 0x1000, 0x1FFF),
+            (0, END, 0, END - 1),
+            (0x1000, END, 0x1000, END),
+            (END, 1, END, END),
+            (END, END, END, END),
+            (0x1000, 0, 0, END),
+        ],
+    )
+    def test_invalidation_of_any_size(self, talk: Talk, iova: int, size: int, first: int, last: int) -> None:
+        assert talk.get(R.IOTLB_MSG, Iotlb(iova, size, 0, 0, INVALIDATE)) == U64(0)
+        assert talk.device.take_calls() == [("iotlb_invalidate", first, last)]

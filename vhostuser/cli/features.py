@@ -115,15 +115,16 @@ def make_listing() -> Listing:
 
 
 def _virtio_offer(kind: str, uso: bool, config_space: bool) -> VirtioFeature:
-    from vhostuser.net.offer import virtio_offer
+    from vhostuser.net.offer import protocol_offer, virtio_offer
     from vhostuser.ports.base import parse_port
-    from vhostuser.wire.features import VirtioFeature
+    from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 
     # A tap has to have a name; what it may offer does not hang on it.
     caps = parse_port("tap:any" if kind == "tap" else kind).caps
     offer = virtio_offer(
         caps,
         disabled=VirtioFeature(0),
+        protocol=protocol_offer(disabled=ProtocolFeature(0), config_space=config_space),
         uso=uso,
         config_space=config_space,
         has_mtu=True,

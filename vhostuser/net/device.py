@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import stat
 from dataclasses import replace
 
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortOps
-from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import PacketDevice
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import RequestError
 from vhostuser.memory.regions import RegionTable
 from vhostuser.net.announce import rarp_frame
+from vhostuser.net.back_channel import BackChannel, OpenChannel
 from vhostuser.net.config_space import ANNOUNCE, LINK_UP, ConfigSpace
 from vhostuser.net.events import describe
+from vhostuser.net.iommu import Iommu
 from vhostuser.net.memory_map import MemoryMap
 from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
@@ -58,6 +57,7 @@ class NetDevice(RingControl):
         config_space: ConfigSpace,
         helper: Helper,
         state_channel: StateChannel,
+        open_channel: OpenChannel,
         log: logging.LoggerAdapter[logging.Logger],
     ) -> None:
         link = PortLink(port, queues, helper, self._settle_all)
@@ -73,12 +73,14 @@ class NetDevice(RingControl):
         self._has_user_addresses = False
         """In spite of GPA_ADDRESSES; it was said once."""
         self._memory = MemoryMap(packet, log)
-        self._backend_fd = -1
         self._mtu = 0
         self._macs: tuple[bytes, ...] = ()
         self._state = StateTransfer(
             state_channel, lambda: encode(self.snapshot()), lambda content: self.restore(decode(content))
         )
+        self._iommu = Iommu(packet)
+        self._open_channel = open_channel
+        self._channel: BackChannel | None = None
 
     @property
     def features(self) -> VirtioFeature:
@@ -168,11 +170,16 @@ class NetDevice(RingControl):
         self._port.inject(rarp_frame(mac))
 
     def set_backend_req_fd(self, fd: int) -> None:
-        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            reaper.close([fd])
-            raise RequestError("fd is not a socket, which the back-end's own requests need")
-        self._close_backend_fd()
-        self._backend_fd = fd
+        channel = self._open_channel(fd, self._protocol_features, self._on_channel_lost)
+        self._close_channel()
+        self._channel = channel
+        self._iommu.ask_again(channel)
+
+    def iotlb_update(self, iova: int, last: int, uva: int, access: int) -> None:
+        self._iommu.update(iova, last, uva, access)
+
+    def iotlb_invalidate(self, iova: int, last: int) -> None:
+        self._iommu.invalidate(iova, last)
 
     def set_config(self, offset: int, data: bytes, flags: int) -> None:
         raise RequestError(f"config bytes {offset} to {offset + len(data)} are read-only")
@@ -227,7 +234,7 @@ class NetDevice(RingControl):
         """The front-end has gone and its session is closed: gives up all that it brought."""
         self.reset_device()
         self._link.want_stopped()
-        self._close_backend_fd()
+        self._close_channel()
         self._memory.clear()
         self._packet.clear_fault()
         self._features = VirtioFeature(0)
@@ -241,7 +248,10 @@ class NetDevice(RingControl):
         self._pair_ports.close()
 
     def on_event(self, event: WorkerEvent) -> bool:
-        """Says in the log what C reported; False when the front-end has to be disconnected."""
+        """Follows what C reported, or says it in the log; False when the front-end has to be disconnected."""
+        if event.kind is EventKind.IOTLB_MISS:
+            self._iommu.ask(self._channel)
+            return True
         level, text = describe(event, self._control.index)
         self._log.log(level, "%s", text)
         if event.kind is EventKind.CONTROL:
@@ -255,6 +265,10 @@ class NetDevice(RingControl):
         or has no control ring does not look.
         """
         self._control.settings.announces = True
+
+    def look_again(self) -> None:
+        """Events were lost: asks for what rings wait for."""
+        self._iommu.ask(self._channel)
 
     @property
     def is_faulted(self) -> bool:
@@ -286,7 +300,14 @@ class NetDevice(RingControl):
             status=LINK_UP | (ANNOUNCE if settings.announces else 0),
         )
 
-    def _close_backend_fd(self) -> None:
-        if self._backend_fd >= 0:
-            reaper.close([self._backend_fd])
-            self._backend_fd = -1
+    def _waits_for(self, index: int) -> str:
+        waits = self._iommu.waits_for(index)
+        return f"{waits}, and has no channel to ask for it" if waits and self._channel is None else waits
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _on_channel_lost(self) -> None:
+        self._channel = None

@@ -17,13 +17,20 @@ PRIVATE_MEMORY = (
 
 
 def idle_reasons(
-    rings: Mapping[int, RingItems], device_lacks: Sequence[str], counters: Callable[[int], VringCounters]
+    rings: Mapping[int, RingItems],
+    device_lacks: Sequence[str],
+    counters: Callable[[int], VringCounters],
+    waits_for: Callable[[int], str] = lambda index: "",
 ) -> dict[int, str]:
-    """By ring index; empty when all is well. ``device_lacks``: what every ring waits for."""
+    """By ring index; empty when all is well. ``device_lacks``: what every ring waits for; ``waits_for``: what
+    one that runs does.
+    """
     reasons = {}
     for index, ring in sorted(rings.items()):
         if ring.runs:
-            if index % 2 == 1 and _seems_private(ring, counters(index)):
+            if waits := waits_for(index):
+                reasons[index] = f"it waits for {waits}"
+            elif index % 2 == 1 and _seems_private(ring, counters(index)):
                 reasons[index] = PRIVATE_MEMORY
         elif ring.is_begun or ring.state.is_started:
             lacking = [*ring.missing(), *device_lacks]

@@ -17,6 +17,7 @@ _RINGS = (
     | VirtioFeature.IN_ORDER
     | VirtioFeature.RING_PACKED
     | VirtioFeature.LOG_ALL
+    | VirtioFeature.ACCESS_PLATFORM
 )
 _CONTROL = VirtioFeature.CTRL_VQ
 """Cloud Hypervisor gives its guests a control queue, and so several pairs, only if we offer one, though it
@@ -51,6 +52,9 @@ _PROTOCOL = (
     | ProtocolFeature.GPA_ADDRESSES
 )
 
+_ASKING = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
+"""How a back-end learns of translations; without both QEMU refuses ACCESS_PLATFORM."""
+
 _NEEDS = (
     (VirtioFeature.GUEST_TSO4 | VirtioFeature.GUEST_TSO6, VirtioFeature.GUEST_CSUM),
     (VirtioFeature.GUEST_UFO | VirtioFeature.GUEST_USO4 | VirtioFeature.GUEST_USO6, VirtioFeature.GUEST_CSUM),
@@ -66,9 +70,16 @@ Not MQ and GUEST_ANNOUNCE, which need CTRL_VQ as well: QEMU acknowledges them to
 
 
 def virtio_offer(
-    caps: PortCaps, *, disabled: VirtioFeature, uso: bool, config_space: bool, has_mac: bool, has_mtu: bool
+    caps: PortCaps,
+    *,
+    disabled: VirtioFeature,
+    protocol: ProtocolFeature,
+    uso: bool,
+    config_space: bool,
+    has_mac: bool,
+    has_mtu: bool,
 ) -> VirtioFeature:
-    """The offer without PROTOCOL_FEATURES. Bits that depend on a disabled one go with it.
+    """The offer beside ``protocol``, without PROTOCOL_FEATURES. Bits that need a disabled one go with it.
 
     With a config space of ours MTU means that its field holds one (virtio 1.2, 5.1.4.1); where the space is
     the front-end's it means that NET_SET_MTU is taken.
@@ -76,6 +87,8 @@ def virtio_offer(
     offer = _RINGS | _NET | _CONTROL | caps.offloads
     if not uso:
         offer &= ~_USO
+    if _ASKING not in protocol:
+        offer &= ~VirtioFeature.ACCESS_PLATFORM
     if config_space:
         offer |= _COMMANDS | (_CONFIG_SPACE if has_mac else VirtioFeature.STATUS)
         if not has_mtu:

@@ -55,6 +55,10 @@ class RingControl(ABC):
     def _apply_commands(self) -> None:
         """Brings to C what commands of the guest have set, rings apart."""
 
+    @abstractmethod
+    def _waits_for(self, index: int) -> str:
+        """What ring ``index`` waits for that runs, in words; "" for nothing."""
+
     # What is said about one ring
 
     def set_vring_num(self, index: int, num: int) -> None:
@@ -163,7 +167,10 @@ class RingControl(ABC):
     def idle_reasons(self) -> dict[int, str]:
         """Why rings that were started or partly set up do nothing, in words; empty when all is well."""
         return idle_reasons(
-            self._rings, self._missing(), lambda index: self._packet.pair(index // 2).counters(index % 2)
+            self._rings,
+            self._missing(),
+            lambda index: self._packet.pair(index // 2).counters(index % 2),
+            self._waits_for,
         )
 
     # How it comes to run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 from vhostuser.config import DeviceConfig
@@ -16,6 +17,7 @@ from vhostuser.net.events import describe
 from vhostuser.net.offer import protocol_offer, virtio_offer
 from vhostuser.net.port_link import Helper
 from vhostuser.ports.base import Port, parse_port
+from vhostuser.server.back_channel import SocketBackChannel
 from vhostuser.server.backend import Backend
 from vhostuser.server.device_trace import DeviceTrace
 from vhostuser.server.endpoint import Endpoint, endpoint_for
@@ -59,6 +61,7 @@ class ServedDevice:
                 self._port.set_mtu(config.mtu)
             virtio_off, protocol_off = config.disabled_features()
             own_config = config.config_space or config.mac is not None
+            protocol = protocol_offer(disabled=protocol_off, config_space=own_config)
             self._packet = PacketDevice(device_id, workers)
             self.device = NetDevice(
                 self._packet,
@@ -68,15 +71,17 @@ class ServedDevice:
                 offer=virtio_offer(
                     self._port.caps,
                     disabled=virtio_off,
+                    protocol=protocol,
                     uso=config.uso,
                     config_space=own_config,
                     has_mac=config.mac is not None,
                     has_mtu=config.mtu is not None,
                 ),
-                protocol_offer=protocol_offer(disabled=protocol_off, config_space=own_config),
+                protocol_offer=protocol,
                 config_space=ConfigSpace(bytes(config.mac or 6), config.queues, config.mtu or 0),
                 helper=helper,
                 state_channel=StateThreads(),
+                open_channel=partial(SocketBackChannel, log=self.log),
                 log=self.log,
             )
         except BaseException:
@@ -99,10 +104,11 @@ class ServedDevice:
             self._end_faulted()
 
     def look_again(self) -> None:
-        """Events were lost: whether its memory has gone, or a command has come, is asked anew."""
+        """Events were lost: asks anew whether its memory has gone, what its rings wait for, and for a command."""
         if self.device.is_faulted:
             self._end_faulted()
         else:
+            self.device.look_again()
             self.device.execute_command()
 
     def _end_faulted(self) -> None:

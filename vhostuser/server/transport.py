@@ -17,11 +17,16 @@ from vhostuser.errors import FramingError
 from vhostuser.wire.constants import MAX_FDS
 
 _ANCILLARY_SPACE = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+_READ_FLAGS = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+_SEND_FLAGS = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 _PEERCRED = struct.Struct("3i")
 
 
 class Transport:
-    """Owns the socket. Every call returns at once; BlockingIOError means "not now"."""
+    """Owns the socket. Every call returns at once; BlockingIOError means "not now".
+
+    Also where the peer has the same file and clears its O_NONBLOCK.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -43,7 +48,7 @@ class Transport:
         The fds are the caller's. Raises BlockingIOError, OSError, or FramingError when fds were lost on the
         way (a full fd table): those that did arrive are closed.
         """
-        chunk, ancillary, flags, _ = self._sock.recvmsg(most, _ANCILLARY_SPACE, socket.MSG_CMSG_CLOEXEC)
+        chunk, ancillary, flags, _ = self._sock.recvmsg(most, _ANCILLARY_SPACE, _READ_FLAGS)
         fds: list[int] = []
         for level, kind, payload in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -58,13 +63,17 @@ class Transport:
     def send(self, content: bytes, fds: Sequence[int] = ()) -> int:
         """One sendmsg; how many bytes went out. The fds stay the caller's. BlockingIOError, OSError."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        return self._sock.sendmsg([content], rights, socket.MSG_NOSIGNAL)
+        return self._sock.sendmsg([content], rights, _SEND_FLAGS)
 
     def is_hung_up(self) -> bool:
         """Whether the peer has closed its end, read to the end here or not."""
         poll = select.poll()
         poll.register(self._sock, select.POLLHUP)
         return bool(poll.poll(0))
+
+    def detach(self) -> int:
+        """The fd, which is the caller's to close; nothing else may be called afterwards."""
+        return self._sock.detach()
 
     def close(self) -> None:
         self._sock.close()

@@ -17,7 +17,7 @@ from vhostuser.wire.features import (
     VirtioFeature,
     feature_names,
 )
-from vhostuser.wire.payloads import VringAddr
+from vhostuser.wire.payloads import Iotlb, VringAddr
 
 MIN_MTU: Final = 68
 MAX_MTU: Final = 65535
@@ -28,6 +28,7 @@ _PACKED_ALIGNMENT: Final = (("desc", 16), ("avail", 4), ("used", 4))
 """Virtio specification, "Split Virtqueues" and "Packed Virtqueues": descriptors, driver area, device area."""
 
 _MULTICAST: Final = 0x01
+_ADDRESS_END: Final = 1 << 64
 
 
 def check_vring_index(index: int, vring_count: int) -> None:
@@ -127,6 +128,19 @@ def check_suspended(started: Collection[int]) -> None:
     if started:
         rings = ", ".join(map(str, sorted(started)))
         raise RequestError(f"rings {rings} are started; stop them with GET_VRING_BASE first")
+
+
+def check_iotlb(message: Iotlb) -> None:
+    """Of an invalidation every range is legal: to forget too much is never wrong."""
+    if message.type not in (c.IotlbType.UPDATE, c.IotlbType.INVALIDATE):
+        raise RequestError(f"type {message.type}, expected 2 (update) or 3 (invalidate)")
+    if message.type == c.IotlbType.INVALIDATE:
+        return
+    if message.perm not in (1, 2, 3):
+        raise RequestError(f"access {message.perm}, expected 1 (read), 2 (write) or 3 (both)")
+    for what, start in (("I/O", message.iova), ("user", message.uva)):
+        if message.size == 0 or start + message.size > _ADDRESS_END:
+            raise RequestError(f"{message.size:#x} bytes at {what} address {start:#x} are no range")
 
 
 def check_config_window(offset: int, size: int) -> None:

@@ -158,6 +158,13 @@ class Device(Protocol):
         A state that was saved stays in force here, and one that failed to load has changed nothing.
         """
 
+    def iotlb_update(self, iova: int, last: int, uva: int, access: int) -> None:
+        """The I/O addresses from ``iova`` to ``last`` lie at ``uva``; what was said of any of them before is
+        void. ``access`` is 1 for read, 2 for write, 3 for both."""
+
+    def iotlb_invalidate(self, iova: int, last: int) -> None:
+        """Nothing is known of these I/O addresses any more; no translation of them is in use afterwards."""
+
     def get_config(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes of the config space; zeros where no field is."""
 

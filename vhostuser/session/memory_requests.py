@@ -1,11 +1,12 @@
-"""Requests on guest memory and on its dirty log."""
+"""Requests on guest memory, on its dirty log, and on where I/O addresses lie in it."""
 
 from __future__ import annotations
 
 from vhostuser.errors import RequestError
+from vhostuser.session import checks
 from vhostuser.session.conversation import Conversation, Deferred
-from vhostuser.wire.constants import MAX_MEM_SLOTS
-from vhostuser.wire.messages import U64, Empty, FdBag, Log, MemTable, Payload, SingleRegion
+from vhostuser.wire.constants import MAX_MEM_SLOTS, IotlbType
+from vhostuser.wire.messages import U64, Empty, FdBag, Iotlb, Log, MemTable, Payload, SingleRegion
 
 
 class MemoryRequests:
@@ -34,6 +35,18 @@ class MemoryRequests:
             raise RequestError("a log without fd and size cannot be mapped by another process")
         pending = self._said.device.set_log_base(payload.size, payload.offset, fds.take())
         return Deferred(pending, lambda result: payload) if pending is not None else payload
+
+    def iotlb_msg(self, payload: Iotlb, fds: FdBag) -> None:
+        """An invalidation of 2^64 - 1 bytes is QEMU's "everything"; one of 0 is 2^64, which the field cannot
+        hold."""
+        checks.check_iotlb(payload)
+        last = min(payload.iova + payload.size, 1 << 64) - 1
+        if payload.type == IotlbType.UPDATE:
+            self._said.device.iotlb_update(payload.iova, last, payload.uva, payload.perm)
+        elif payload.size:
+            self._said.device.iotlb_invalidate(payload.iova, last)
+        else:
+            self._said.device.iotlb_invalidate(0, (1 << 64) - 1)
 
     def set_log_fd(self, payload: Empty | U64, fds: FdBag) -> None:
         """An eventfd that nobody waits for: no front-end of today sends it, and QEMU looks into the log

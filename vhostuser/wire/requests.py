@@ -187,7 +187,7 @@ FRONTEND_REQUESTS: Final = _table(
             _on(P.BACKEND_REQ),
             handler="set_backend_req_fd",
         ),
-        _ROW(_R.IOTLB_MSG, (Iotlb,), _ALWAYS, gate=Gate(acked=V.ACCESS_PLATFORM)),
+        _ROW(_R.IOTLB_MSG, (Iotlb,), _ALWAYS, gate=Gate(acked=V.ACCESS_PLATFORM), handler="iotlb_msg"),
         _ROW(
             _R.SET_VRING_ENDIAN,
             (VringState,),

@@ -1,0 +1,28 @@
+"""The way to ask the front-end for something, as the device sees it. The socket behind it is the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from vhostuser.wire.constants import BackendRequest
+from vhostuser.wire.features import ProtocolFeature
+from vhostuser.wire.payloads import Payload
+
+
+class BackChannel(Protocol):
+    """Open until `close`, or until it is lost: then its owner is told, and nothing comes of a request."""
+
+    def ask(self, request: BackendRequest, payload: Payload, then: Callable[[bool], None]) -> None:
+        """Sends it, with the wish for an answer; never waits. ``then`` gets whether the answer was yes; it is
+        not called when none comes, or none can be asked for."""
+
+    def close(self) -> None:
+        """Nothing is sent and no ``then`` is called any more."""
+
+
+OpenChannel = Callable[[int, ProtocolFeature, Callable[[], None]], BackChannel]
+"""Takes the fd of the socket, what was acknowledged, and who is told when the channel is lost.
+
+Owns the fd from the call on, also when it raises RequestError.
+"""
