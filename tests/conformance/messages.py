@@ -29,7 +29,7 @@ class Row:
     """A right one."""
     fds: int = 0
     served: bool = False
-    """In this version."""
+    """In this version, without any virtio feature acknowledged."""
 
 
 _PAGE = 4096

@@ -28,6 +28,7 @@ MEMORY_MIB = 256
 FIRST_PLUGGED = 9
 NUMBERS = ("vectors", "host_mtu", "rx_queue_size", "tx_queue_size")
 SWITCHES = ("mq", "disable-modern")
+IOMMU_BUS = "rp1"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
@@ -106,10 +107,21 @@ def plain_machine(cpus: int) -> list[str]:
     return [*words, "-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
 
 
+def iommu_machine(cpus: int) -> list[str]:
+    """The same as a Q35 with an IOMMU. What is to be behind it goes on `IOMMU_BUS`.
+
+    On the root bus QEMU gives no device an ATS capability, by which the guest's invalidations reach vhost.
+    """
+    words = plain_machine(cpus)
+    words[words.index("-machine") + 1] = "q35,memory-backend=ram,usb=off,sata=off"
+    words += ["-device", "intel-iommu,intremap=off,device-iotlb=on"]
+    return [*words, "-device", f"pcie-root-port,id={IOMMU_BUS},chassis=1,slot=1"]
+
+
 class Guest(Program):
     """QEMU with our guest. `boot()` waits for the shell; `sh()` runs a command in the guest.
 
-    `machine` has other words than `plain_machine` for the machine.
+    `machine` has other words than `plain_machine` for the machine, `kernel_words` more for the kernel.
     """
 
     def __init__(
@@ -120,6 +132,7 @@ class Guest(Program):
         cpus: int = 1,
         core: int | None = None,
         machine: Sequence[str] = (),
+        kernel_words: str = "",
     ) -> None:
         image = build_guest_image()
         self._shell_path = folder / "shell"
@@ -130,7 +143,8 @@ class Guest(Program):
         self._plugged = 0
         argv = [QEMU, *(machine or plain_machine(cpus))]
         argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
-        argv += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on"]
+        words = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on"
+        argv += ["-append", f"{words} {kernel_words}".rstrip()]
         argv += ["-serial", f"file:{self._console_path}"]
         argv += ["-chardev", f"socket,id=shell,path={self._shell_path},server=on,wait=off"]
         argv += ["-serial", "chardev:shell"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +29,28 @@ class Rig:
 
 
 @contextmanager
-def tap_rig(folder: Path, namespace: Namespace, queues: int = 1, port: str = "tap:vt0") -> Iterator[Rig]:
-    """A server that listens and a booted guest that connects to it, the link up; the server must end well."""
+def tap_rig(
+    folder: Path,
+    namespace: Namespace,
+    queues: int = 1,
+    port: str = "tap:vt0",
+    *,
+    device: str = "",
+    machine: Sequence[str] = (),
+    kernel_words: str = "",
+) -> Iterator[Rig]:
+    """A server that listens and a booted guest that connects to it, the link up; the server must end well.
+
+    `device` has further words for the NIC, the last two are those of `Guest`.
+    """
     socket = folder / "vm1.sock"
     words = ("--socket-path", str(socket), "--queues", str(queues), "--port", port)
     with Server(folder, *words, namespace=namespace) as server:
         server.wait_listening(socket)
-        with Guest(folder, [VhostUserNic(socket, queues)], namespace, cpus=queues) as guest:
+        nic = VhostUserNic(socket, queues, device=device)
+        with Guest(
+            folder, [nic], namespace, cpus=queues, machine=machine, kernel_words=kernel_words
+        ) as guest:
             guest.boot()
             rig = Rig(folder, namespace, socket, server, guest)
             try:

@@ -141,13 +141,17 @@ async def test_broken_answer_loses_the_channel_with_one_line(
     assert ends.answers == []
 
 
-async def test_closed_by_the_front_end(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
+async def test_closed_by_the_front_end_is_said_without_a_complaint(
+    ends: Ends, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     ends.open()
     ends.ask(0x1000)
     ends.sock.close()
     await until(lambda: ends.lost)
 
-    assert REASON in caplog.text
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.INFO, f"{REASON}the front-end has closed it")
     assert ends.answers == []
 
 

@@ -94,7 +94,7 @@ class SocketBackChannel:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._fail(error)
             return
         if not self._unsent:
             self._loop.remove_writer(self._transport.fileno())
@@ -109,14 +109,14 @@ class SocketBackChannel:
         except FramingError as error:
             self._lose(str(error))
         except OSError as error:
-            self._lose(error.strerror or str(error))
+            self._fail(error)
 
     def _read_answer(self) -> bool:
         while wanted := self._channel.bytes_wanted:
             chunk, fds = self._transport.read(wanted)
             if not chunk:
                 reaper.close(fds)
-                self._lose("the front-end has closed it")
+                self._fail(ConnectionResetError())
                 return False
             self._channel.receive(chunk, fds)
         answer = self._channel.next_ack()
@@ -125,8 +125,15 @@ class SocketBackChannel:
         self._waiting.popleft()(answer.is_fine)
         return True
 
-    def _lose(self, reason: str) -> None:
-        self._log.warning("the channel for the back-end's own requests is gone: %s", reason)
+    def _fail(self, error: OSError) -> None:
+        """No complaint where it is closed: that comes with the end of each connection, before or after it."""
+        if isinstance(error, ConnectionError):
+            self._lose("the front-end has closed it", logging.INFO)
+        else:
+            self._lose(error.strerror or str(error))
+
+    def _lose(self, reason: str, level: int = logging.WARNING) -> None:
+        self._log.log(level, "the channel for the back-end's own requests is gone: %s", reason)
         self.close()
         self._on_lost()
 
