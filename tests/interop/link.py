@@ -125,13 +125,13 @@ class Link:
                 ending.set()
                 thread.join()
 
-    def check_content(self) -> None:
-        """Copy 8 MiB by TCP each way: the same octets must arrive, not only as many.
+    def check_content(self, content: bytes = CONTENT) -> None:
+        """Copy so much, 8 MiB, by TCP each way: the same octets must arrive, not only as many.
 
         A partial checksum is never looked at by the receiver, so TCP itself would not see a wrong copy.
         """
-        wanted = hashlib.sha256(CONTENT).hexdigest()
-        with self._serve(lambda peer: peer.sendall(CONTENT)):
+        wanted = hashlib.sha256(content).hexdigest()
+        with self._serve(lambda peer: peer.sendall(content)):
             got = self.guest.sh(f"nc {self.host} {CONTENT_PORT} > /tmp/content; sha256sum /tmp/content", 30)
         assert got.split()[0] == wanted, "the guest received something else"
         pieces: list[bytes] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.link import CONTENT
 from tests.interop.netns import Namespace
 from tests.interop.qemu import IOMMU_BUS, iommu_machine
 from tests.interop.rig import Rig, tap_rig
@@ -52,12 +53,12 @@ def test_ping_both_ways(rig: Rig) -> None:
 
 
 def test_tcp_both_ways(rig: Rig) -> None:
-    rig.link.tcp(to_guest=False, mib=4)
-    rig.link.tcp(to_guest=True, mib=4)
+    rig.link.tcp(to_guest=False, mib=1)
+    rig.link.tcp(to_guest=True, mib=1)
 
 
 def test_what_arrives_is_what_was_sent(rig: Rig) -> None:
-    rig.link.check_content()
+    rig.link.check_content(CONTENT[: 1 << 20])
 
 
 def test_driver_unbound_and_bound_again(rig: Rig) -> None:
@@ -73,4 +74,4 @@ def test_reset_button(rig: Rig) -> None:
     rig.guest.reset()
     rig.link.up()
     rig.link.ping()
-    rig.link.check_content()
+    rig.link.check_content(CONTENT[: 1 << 20])

@@ -213,6 +213,35 @@ void arena_kick(struct arena *arena, int ring)
     arena_require(eventfd_write(arena->kick[ring], 1) == 0);
 }
 
+/* The user address of the page at an I/O address; 0 for none. */
+static uint64_t page_at(uint64_t iova)
+{
+    for (unsigned i = 0; i < VU_ARRAY_SIZE(regions); i++) {
+        if (iova - regions[i].gpa < regions[i].size)
+            return regions[i].uva + (iova - regions[i].gpa);
+    }
+    return iova - ARENA_UVA < regions[0].size ? iova : 0;
+}
+
+bool arena_answer(struct arena *arena)
+{
+    struct vu_miss misses[4];
+    uint32_t count;
+
+    vu_worker_pause(arena->worker);
+    count = vu_iotlb_take_misses(arena->device, misses, VU_ARRAY_SIZE(misses));
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t page = misses[i].iova & ~(uint64_t)(PAGE - 1), uva = page_at(page);
+
+        if (!uva)
+            vu_iotlb_refuse(arena->device, misses[i].serial);
+        else
+            arena_require(vu_iotlb_update(arena->device, page, page + PAGE - 1, uva, 3) == VU_OK);
+    }
+    vu_worker_resume(arena->worker);
+    return count;
+}
+
 void arena_drain(struct arena *arena)
 {
     struct vu_event events[16];

@@ -55,6 +55,9 @@ void arena_close(struct arena *arena);
 void arena_swap_memory(struct arena *arena);
 void arena_start(struct arena *arena, int ring);
 void arena_kick(struct arena *arena, int ring);
+/* Behind an IOMMU: guest addresses are I/O addresses, and the rings' user addresses as well.  Answers each miss
+   with its page, or with a refusal where there is none; whether there was one. */
+bool arena_answer(struct arena *arena);
 /* Takes what was reported and what the port sent. */
 void arena_drain(struct arena *arena);
 

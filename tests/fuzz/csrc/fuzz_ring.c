@@ -222,6 +222,8 @@ static void turn(void)
         }
         arena_require(!arena.pair->device->faulted);
         arena_drain(&arena);
+        if (arena_answer(&arena))
+            result |= VU_TURN_MORE;
     } while (result & VU_TURN_MORE && ++turns < MOST_TURNS);
 }
 
@@ -279,7 +281,12 @@ static void operate(struct input *input)
         break;
     case 14:
         vu_worker_pause(arena.worker);
-        vu_vring_set_enabled(arena.pair, ring, (enum vu_ring_enabled)(next8(input) % 3));
+        if (operation & 16 && operation & 32)
+            vu_iotlb_invalidate(arena.device, 0, UINT64_MAX);
+        else if (operation & 16)
+            vu_iotlb_invalidate(arena.device, choose_address(input), UINT64_MAX - next16(input));
+        else
+            vu_vring_set_enabled(arena.pair, ring, (enum vu_ring_enabled)(next8(input) % 3));
         vu_worker_resume(arena.worker);
         break;
     default:
@@ -296,7 +303,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t choice = next8(&input), kind = next8(&input);
     uint64_t features = (choice & 1 ? VU_F_EVENT_IDX : 0) | (choice & 2 ? VU_F_INDIRECT_DESC : 0) |
                         (choice & 4 ? VU_F_MRG_RXBUF : 0) | (choice & 8 ? VU_F_VERSION_1 : 0) |
-                        (choice & 16 ? PLAIN_FEATURES : 0) | (choice & 32 ? GUEST_FEATURES : 0);
+                        (choice & 16 ? PLAIN_FEATURES : 0) | (choice & 32 ? GUEST_FEATURES : 0) |
+                        (choice & 64 ? VU_F_ACCESS_PLATFORM : 0);
 
     swaps = 0;
     arena_begin(&arena, features, kind % 5, 1U << (kind >> 4) % 9, 1U << next8(&input) % 9);
