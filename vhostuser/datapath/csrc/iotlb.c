@@ -75,26 +75,17 @@ static void tell(struct vu_device *device, struct vu_worker *worker)
 {
     struct vu_event event = {.kind = VU_EVENT_IOTLB_MISS, .device = device->id};
 
-    if (device->misses_told)
-        return;
-    device->misses_told = true;
-    vu_event_put(worker, &event);
+    if (!__atomic_exchange_n(&device->misses_told, true, __ATOMIC_RELAXED))
+        vu_event_put(worker, &event);
 }
 
+/* Writes nothing but its own ring's: others may be another worker's. */
 static void park(struct vu_vring *vring, uint64_t iova, uint32_t access)
 {
-    struct vu_device *device = vring->pair->device;
-    struct vu_miss miss = {.iova = iova, .access = access};
-    struct vu_vring *other = first_ring(device);
-
-    while (other && !(other->parked && same_miss(&other->miss, &miss)))
-        other = next_ring(other);
-    miss.serial = other ? other->miss.serial : ++device->misses;
-    vring->miss_told = other && other->miss_told;
-    vring->miss = miss;
+    vring->miss = (struct vu_miss){.iova = iova, .access = access};
+    vring->miss_told = false;
     vring->parked = true;
-    if (!vring->miss_told)
-        tell(device, vring->pair->worker);
+    tell(vring->pair->device, vring->pair->worker);
     /* Frames that arrive must not wake a ring that cannot take them. */
     vu_pair_watch_port(vring->pair);
 }
@@ -231,23 +222,35 @@ void vu_iotlb_free(struct vu_device *device)
     device->iotlb = NULL;
 }
 
+/* A ring that waits for the same page, and for which it was asked already. */
+static const struct vu_vring *asked_for(const struct vu_device *device, const struct vu_miss *miss)
+{
+    struct vu_vring *vring = first_ring(device);
+
+    while (vring && !(vring->parked && vring->miss_told && same_miss(&vring->miss, miss)))
+        vring = next_ring(vring);
+    return vring;
+}
+
 uint32_t vu_iotlb_take_misses(struct vu_device *device, struct vu_miss *misses, uint32_t max)
 {
     uint32_t count = 0;
 
     device->misses_told = false;
     for (struct vu_vring *vring = first_ring(device); vring; vring = next_ring(vring)) {
+        const struct vu_vring *other;
+
         if (!vring->parked || vring->miss_told)
             continue;
-        if (count == max) {
+        other = asked_for(device, &vring->miss);
+        if (!other && count == max) {
             tell(device, vring->pair->worker);
-            return count;
+            break;
         }
-        misses[count++] = vring->miss;
-        for (struct vu_vring *other = first_ring(device); other; other = next_ring(other)) {
-            if (other->parked && other->miss.serial == vring->miss.serial)
-                other->miss_told = true;
-        }
+        vring->miss.serial = other ? other->miss.serial : ++device->misses;
+        vring->miss_told = true;
+        if (!other)
+            misses[count++] = vring->miss;
     }
     return count;
 }
@@ -255,7 +258,7 @@ uint32_t vu_iotlb_take_misses(struct vu_device *device, struct vu_miss *misses, 
 void vu_iotlb_refuse(struct vu_device *device, uint32_t serial)
 {
     for (struct vu_vring *vring = first_ring(device); vring; vring = next_ring(vring)) {
-        if (!vring->parked || vring->miss.serial != serial)
+        if (!vring->parked || !vring->miss_told || vring->miss.serial != serial)
             continue;
         vring->parked = false;
         vu_vring_break(vring, vu_trouble(vring, VU_ERR_IOTLB, vring->miss.access, vring->miss.iova, 0, 0));

@@ -19,7 +19,7 @@ struct vu_device {
     struct vu_log *log;       /* the control side's, until it is swapped */
     struct vu_iotlb *iotlb;   /* made with its first entry */
     uint32_t misses;          /* the last serial */
-    bool misses_told;         /* by an event that the control side has not followed yet; the worker's, too */
+    bool misses_told;         /* by an event that the control side has not followed yet; workers', too */
     bool general;             /* its rings are served by the general instances */
     uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
