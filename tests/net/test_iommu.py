@@ -119,6 +119,21 @@ def test_misses_whose_event_was_lost_are_asked_for(platform: Platform) -> None:
     assert len(platform.channels[0].asked) == before + 1
 
 
+def test_ring_outlives_a_new_memory_table_and_is_asked_for_anew(platform: Platform) -> None:
+    platform.device.set_backend_req_fd(10)
+    platform.start_ring()
+    platform.tell()
+    platform.follow()
+    platform.say_memory()
+    platform.device.set_vring_kick(1, os.eventfd(0))
+    platform.follow()
+    assert len(platform.channels[0].asked) == 2
+    platform.tell()
+    platform.follow()
+    assert platform.device.idle_reasons() == {}
+    assert platform.stop(1) == 0
+
+
 def test_update_outside_of_memory_is_refused(platform: Platform) -> None:
     with pytest.raises(RequestError, match="not within one memory region"):
         platform.device.iotlb_update(IOVA, IOVA + PAGE - 1, 0x1000, BOTH)

@@ -177,10 +177,12 @@ class RingControl(ABC):
 
     def _look_at_memory(self, table: RegionTable | None) -> None:
         """Comes before ``table`` replaces the memory: rings that lie in what goes stop now, where they are,
-        and go on from there when it is back."""
+        and go on from there when it is back. Behind an IOMMU they have no place in a table, but one that is
+        asked for anew."""
         is_packed = VirtioFeature.RING_PACKED in self.features
+        is_platform = VirtioFeature.ACCESS_PLATFORM in self.features
         for index, ring in self._rings.items():
-            ring.refusal = "" if table is None else ring.outside(table, is_packed)
+            ring.refusal = "" if table is None or is_platform else ring.outside(table, is_packed)
             if ring.runs and (table is None or ring.refusal):
                 self._stop(index)
                 reason = ring.refusal or "there is none left"
