@@ -66,26 +66,31 @@ def test_chains_through_indirect_tables(site: Site) -> None:
             echo(behind.nic, frame(number) + bytes(1400))
 
 
-@pytest.mark.parametrize("features", FORMATS)
-def test_invalidations_and_moves_in_traffic(
-    site: Site, caplog: pytest.LogCaptureFixture, features: V
-) -> None:
+def keep_moving(nic: VirtioNetDriver, iommu: Iommu) -> None:
+    """Frames there and back while translations go and pages move."""
     rng = random.Random(7)
-    with Behind(connect(site, features=features)) as behind:
-        nic, iommu = behind.nic, behind.iommu
-        sent = received = 0
-        while received < 600:
-            while sent - received < 8:
-                nic.send(frame(sent) + bytes(rng.randrange(3000)))
-                sent += 1
-            choice = rng.random()
-            if choice < 0.2:
-                iommu.invalidate(nic.frontend)
-            elif choice < 0.8:
-                iommu.move(nic.frontend, rng.choice(list(iommu.memory.pages)))
-            while received < sent - 4:
-                assert nic.recv().frame[:18] == frame(received)[:18]
-                received += 1
+    sent = received = 0
+    while received < 600:
+        while sent - received < 8:
+            nic.send(frame(sent) + bytes(rng.randrange(3000)))
+            sent += 1
+        choice = rng.random()
+        if choice < 0.2:
+            iommu.invalidate(nic.frontend)
+        elif choice < 0.8:
+            iommu.move(nic.frontend, rng.choice(list(iommu.memory.pages)))
+        while received < sent - 4:
+            assert nic.recv().frame[:18] == frame(received)[:18]
+            received += 1
+
+
+@pytest.mark.parametrize("features", FORMATS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_invalidations_and_moves_in_traffic(
+    caplog: pytest.LogCaptureFixture, features: V, workers: int
+) -> None:
+    with make_site(workers=workers) as site, Behind(connect(site, features=features)) as behind:
+        keep_moving(behind.nic, behind.iommu)
     assert complaints(caplog) == []
 
 

@@ -77,6 +77,10 @@ class DeviceIotlb:
         """What keeps ring ``index`` from going on; None when nothing does."""
         pair = self._packet.pairs.get(index // 2)
         miss = ffi.new("struct vu_miss *")
-        if pair is None or not lib.vu_iotlb_waits_for(pair.handle, index % 2, miss):
+        if pair is None:
+            return None
+        with self._packet.paused():
+            is_waiting = lib.vu_iotlb_waits_for(pair.handle, index % 2, miss)
+        if not is_waiting:
             return None
         return Miss(miss.iova, miss.access, miss.serial)
