@@ -38,6 +38,12 @@ static vu_always_inline bool vu_logs(const struct vu_ring_ops *ops, const struct
     return ops->general && device->log && (device->features & VU_F_LOG_ALL);
 }
 
+/* Which instances serve the pair; what it depends on changes only while the pair's worker is paused. */
+static vu_always_inline bool vu_pair_general(const struct vu_pair *pair)
+{
+    return pair->device->general || pair->vring[VU_RX].turned || pair->vring[VU_TX].turned;
+}
+
 static vu_always_inline bool vu_turns(const struct vu_ring_ops *ops, const struct vu_vring *vring)
 {
     return ops->general && vring->turned;

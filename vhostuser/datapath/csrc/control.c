@@ -133,7 +133,7 @@ uint32_t vu_serve_control(struct vu_pair *pair)
     pair->ready &= ~(uint32_t)VU_READY_RX;
     if (pair->control->state == VU_CONTROL_ASKED)
         return 0; /* the answer wakes us */
-    if (vu_unlikely(pair->device->general))
+    if (vu_unlikely(vu_pair_general(pair)))
         serve(is_packed ? &vu_packed_general_ops : &vu_split_general_ops, pair);
     else
         serve(is_packed ? &vu_packed_ops : &vu_split_ops, pair);

@@ -243,7 +243,7 @@ uint32_t vu_serve_tx(struct vu_pair *pair)
         pair->ready &= ~(uint32_t)VU_READY_TX;
         return 0;
     }
-    if (vu_unlikely(pair->device->general))
+    if (vu_unlikely(vu_pair_general(pair)))
         return vring->is_packed ? serve_tx(&vu_packed_general_ops, pair)
                                 : serve_tx(&vu_split_general_ops, pair);
     return vring->is_packed ? serve_tx(&vu_packed_ops, pair) : serve_tx(&vu_split_ops, pair);

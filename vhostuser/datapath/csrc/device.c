@@ -28,21 +28,13 @@ void vu_device_set_features(struct vu_device *device, uint64_t features)
 
     device->features = features;
     device->mergeable = features & VU_F_MRG_RXBUF;
-    vu_device_choose_instance(device);
+    device->general = features & (VU_F_LOG_ALL | VU_F_ACCESS_PLATFORM);
     /* The one place that knows the size (virtio 1.2, 5.1.6.1): 12 bytes with num_buffers, which legacy
        guests have only with merging. */
     device->header_size =
         (features & (VU_F_VERSION_1 | VU_F_MRG_RXBUF)) ? VU_NET_HDR_SIZE : VU_NET_HDR_LEGACY_SIZE;
     if (iommu_changes)
         vu_iotlb_flush(device);
-}
-
-void vu_device_choose_instance(struct vu_device *device)
-{
-    device->general = device->features & (VU_F_LOG_ALL | VU_F_ACCESS_PLATFORM);
-    for (struct vu_pair *pair = device->pairs; pair; pair = pair->next)
-        for (int ring = 0; ring < 2; ring++)
-            device->general |= pair->vring[ring].state != VU_VRING_STOPPED && pair->vring[ring].turned;
 }
 
 struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memory *memory)

@@ -249,7 +249,7 @@ uint32_t vu_serve_rx(struct vu_pair *pair)
     }
     if (vu_unlikely(pair->port_kind == VU_PORT_CONTROL))
         return vu_serve_control(pair);
-    if (vu_unlikely(pair->device->general))
+    if (vu_unlikely(vu_pair_general(pair)))
         return vring->is_packed ? serve_rx(&vu_packed_general_ops, pair)
                                 : serve_rx(&vu_split_general_ops, pair);
     return vring->is_packed ? serve_rx(&vu_packed_ops, pair) : serve_rx(&vu_split_ops, pair);

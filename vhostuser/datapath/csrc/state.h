@@ -160,9 +160,6 @@ bool vu_events_pending(const struct vu_worker *worker);
    (0 when a system call said so).  VU_ERR_NOTIFY: an fd of ring `where` blocks. */
 void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where);
 
-/* device.c: whether some ring needs the general instances; after a change of what that depends on. */
-void vu_device_choose_instance(struct vu_device *device);
-
 /* pair.c: puts the pair on its worker's run queue; asks epoll for what the pair can use of its port now. */
 void vu_pair_wake(struct vu_pair *pair, uint32_t ready);
 void vu_pair_watch_port(struct vu_pair *pair);

@@ -180,7 +180,6 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
         return error;
     }
     vring->state = VU_VRING_STARTING;
-    vu_device_choose_instance(pair->device);
     wake(vring);
     return VU_OK;
 }
@@ -268,7 +267,7 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
     vu_vring_unwatch_kick(vring);
     vring->state = VU_VRING_STOPPED;
     vring->parked = false;
-    vu_device_choose_instance(pair->device);
+    vring->turned = false;
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
     vu_pair_watch_port(pair);
     if (!vring->looked_at)
