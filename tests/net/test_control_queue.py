@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhostuser.net.control_queue import GUEST_OFFLOADS, CommandError, GuestSettings, execute
+from vhostuser.net.control_queue import GUEST_OFFLOADS, CommandError, GuestSettings, Terms, execute
 from vhostuser.net.receive_modes import MAX_OF_KIND
 from vhostuser.wire.features import VirtioFeature as V
 
@@ -20,7 +20,7 @@ RX, TABLE, VLAN, ANNOUNCE, MQ, OFFLOADS = 0, 1, 2, 3, 4, 5
 
 def run(command: bytes, settings: GuestSettings | None = None, acked: V = EVERYTHING) -> GuestSettings:
     settings = GuestSettings() if settings is None else settings
-    execute(settings, command, acked, PAIRS)
+    execute(settings, command, Terms(acked, PAIRS))
     return settings
 
 
@@ -31,7 +31,7 @@ def refusal(command: bytes, acked: V = EVERYTHING) -> str:
     settings.receive.vlans = {1, 2}
     before = copy.deepcopy(settings)
     with pytest.raises(CommandError) as refused:
-        execute(settings, command, acked, PAIRS)
+        execute(settings, command, Terms(acked, PAIRS))
     assert settings == before
     return str(refused.value)
 
@@ -88,6 +88,19 @@ def test_vlans_are_added_and_deleted() -> None:
     for vlan in (5, 7):
         run(bytes([VLAN, 1]) + struct.pack("<H", vlan), settings)
     assert settings.receive.vlans == {0, 4095}
+
+
+def test_numbers_of_a_legacy_guest_have_its_byte_order() -> None:
+    # Virtio 1.2, "Legacy Interface" of each command.
+    settings, terms = GuestSettings(), Terms(EVERYTHING, PAIRS, "big")
+    execute(settings, bytes([MQ, 0, 0, 3]), terms)
+    execute(settings, bytes([VLAN, 0, 0x01, 0x02]), terms)
+    execute(settings, bytes([TABLE, 0]) + struct.pack(">I", 1) + MAC + struct.pack(">I", 0), terms)
+    execute(settings, bytes([OFFLOADS, 0]) + struct.pack(">Q", V.GUEST_CSUM), terms)
+
+    assert (settings.pairs, settings.receive.vlans) == (3, {0x102})
+    assert settings.receive.unicast == frozenset({MAC})
+    assert settings.offloads == V.GUEST_CSUM
 
 
 def test_announcement_is_acknowledged() -> None:
@@ -197,11 +210,11 @@ def test_offload_that_was_not_acknowledged_is_refused() -> None:
 def test_any_bytes_are_done_or_refused(command: bytes, acked: int) -> None:
     settings = GuestSettings()
     try:
-        execute(settings, command, V(acked), PAIRS)
+        execute(settings, command, Terms(V(acked), PAIRS))
     except CommandError:
         assert settings == GuestSettings()
     assert 1 <= settings.pairs <= PAIRS
     once = copy.deepcopy(settings)
     with contextlib.suppress(CommandError):
-        execute(settings, command, V(acked), PAIRS)
+        execute(settings, command, Terms(V(acked), PAIRS))
     assert settings == once, "a command may be executed twice"

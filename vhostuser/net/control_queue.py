@@ -2,7 +2,7 @@
 
 No ring and no device here. A command is checked whole before it changes anything. All of them set something
 to what they say, so a command that is executed twice (`csrc/control.h`) does no harm. Numbers are
-little-endian: legacy guests of the other byte order are not served at all.
+little-endian, but for legacy guests, whose own byte order they have.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal
 
 from vhostuser.datapath.vring import MAX_COMMAND
 from vhostuser.net.offer import closed
@@ -53,12 +54,23 @@ class GuestSettings:
         return acked & ~GUEST_OFFLOADS | closed(acked & self.offloads)
 
 
-Handler = Callable[[GuestSettings, bytes, V, int], None]
-"""Gets the settings, the command's data, what was acknowledged and how many pairs there are."""
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a command is held against."""
+
+    acked: V
+    pairs: int
+    """The most that may be set."""
+    order: Literal["little", "big"] = "little"
+    """Of the bytes of a number."""
 
 
-def execute(settings: GuestSettings, command: bytes, acked: V, pairs: int) -> str:
-    """Does what a command says, and says in words what it was. ``pairs``: the most that may be set.
+Handler = Callable[[GuestSettings, bytes, Terms], None]
+"""Gets the settings and the command's data."""
+
+
+def execute(settings: GuestSettings, command: bytes, terms: Terms) -> str:
+    """Does what a command says, and says in words what it was.
 
     Raises CommandError; the settings are then as before. An empty command is one that was too long.
     """
@@ -69,10 +81,10 @@ def execute(settings: GuestSettings, command: bytes, acked: V, pairs: int) -> st
         raise CommandError(f"unknown command {command[1]} of class {command[0]}")
     name, needs, handler = known
     data = command[2:]
-    if not acked & needs:
+    if not terms.acked & needs:
         raise CommandError(f"{name} without {needs.name}, which was not acknowledged")
     try:
-        handler(settings, data, acked, pairs)
+        handler(settings, data, terms)
     except CommandError as error:
         raise CommandError(f"{name}: {error}") from None
     return f"{name} {data[:16].hex()}"
@@ -84,13 +96,13 @@ def _exactly(data: bytes, size: int) -> bytes:
     return data
 
 
-def _number(data: bytes, size: int) -> int:
-    return int.from_bytes(_exactly(data, size), "little")
+def _number(data: bytes, size: int, terms: Terms) -> int:
+    return int.from_bytes(_exactly(data, size), terms.order)
 
 
 def _mode(field_name: str) -> Handler:
-    def set_mode(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
-        value = _number(data, 1)
+    def set_mode(settings: GuestSettings, data: bytes, terms: Terms) -> None:
+        value = _number(data, 1, terms)
         if value > 1:
             raise CommandError(f"{value} is neither 0 (off) nor 1 (on)")
         setattr(settings.receive, field_name, bool(value))
@@ -98,18 +110,18 @@ def _mode(field_name: str) -> Handler:
     return set_mode
 
 
-def _set_mac_table(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
-    unicast, rest = _mac_list(data)
-    multicast, rest = _mac_list(rest)
+def _set_mac_table(settings: GuestSettings, data: bytes, terms: Terms) -> None:
+    unicast, rest = _mac_list(data, terms)
+    multicast, rest = _mac_list(rest, terms)
     _exactly(rest, 0)
     settings.receive.unicast, settings.receive.multicast = unicast, multicast
 
 
-def _mac_list(data: bytes) -> tuple[MacTable, bytes]:
+def _mac_list(data: bytes, terms: Terms) -> tuple[MacTable, bytes]:
     """A count and as many addresses; and what follows. Not looked at where they are too many to matter."""
     if len(data) < 4:
         raise CommandError(f"{len(data)} bytes where a table's count should be")
-    count, rest = int.from_bytes(data[:4], "little"), data[4:]
+    count, rest = int.from_bytes(data[:4], terms.order), data[4:]
     if count * _MAC > len(rest):
         raise CommandError(f"a table of {count} addresses in {len(rest)} bytes")
     end = count * _MAC
@@ -118,42 +130,42 @@ def _mac_list(data: bytes) -> tuple[MacTable, bytes]:
     return frozenset(rest[at : at + _MAC] for at in range(0, end, _MAC)), rest[end:]
 
 
-def _set_mac(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
+def _set_mac(settings: GuestSettings, data: bytes, terms: Terms) -> None:
     if _exactly(data, _MAC)[0] & 1:
         raise CommandError(f"{data.hex(':')} is a multicast address")
     settings.mac = data
 
 
-def _add_vlan(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
-    settings.receive.vlans.add(_vlan(data))
+def _add_vlan(settings: GuestSettings, data: bytes, terms: Terms) -> None:
+    settings.receive.vlans.add(_vlan(data, terms))
 
 
-def _delete_vlan(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
-    settings.receive.vlans.discard(_vlan(data))
+def _delete_vlan(settings: GuestSettings, data: bytes, terms: Terms) -> None:
+    settings.receive.vlans.discard(_vlan(data, terms))
 
 
-def _vlan(data: bytes) -> int:
-    vlan = _number(data, 2)
+def _vlan(data: bytes, terms: Terms) -> int:
+    vlan = _number(data, 2, terms)
     if vlan >= _VLANS:
         raise CommandError(f"VLAN {vlan}, there are {_VLANS}")
     return vlan
 
 
-def _acknowledge_announcement(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
+def _acknowledge_announcement(settings: GuestSettings, data: bytes, terms: Terms) -> None:
     _exactly(data, 0)
     settings.announces = False
 
 
-def _set_pairs(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
-    wanted = _number(data, 2)
-    if not 1 <= wanted <= pairs:
-        raise CommandError(f"{wanted} pairs, expected 1 to {pairs}")
+def _set_pairs(settings: GuestSettings, data: bytes, terms: Terms) -> None:
+    wanted = _number(data, 2, terms)
+    if not 1 <= wanted <= terms.pairs:
+        raise CommandError(f"{wanted} pairs, expected 1 to {terms.pairs}")
     settings.pairs = wanted
 
 
-def _set_offloads(settings: GuestSettings, data: bytes, acked: V, pairs: int) -> None:
-    wanted = _number(data, 8)
-    surplus = wanted & ~int(acked & GUEST_OFFLOADS)
+def _set_offloads(settings: GuestSettings, data: bytes, terms: Terms) -> None:
+    wanted = _number(data, 8, terms)
+    surplus = wanted & ~int(terms.acked & GUEST_OFFLOADS)
     if surplus:
         raise CommandError(f"{wanted:#x} has {surplus:#x}, which were not acknowledged or are no offloads")
     settings.offloads = V(wanted)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Literal
 
 from vhostuser.datapath.vring import PacketDevice
-from vhostuser.net.control_queue import Ack, CommandError, GuestSettings, execute
+from vhostuser.net.control_queue import Ack, CommandError, GuestSettings, Terms, execute
 from vhostuser.net.ring_items import RingItems
 from vhostuser.wire.features import VirtioFeature
 
@@ -63,15 +64,16 @@ class ControlRing:
         """What was acknowledged, without the offloads that are turned off."""
         return acked if self.index is None else self.settings.running(acked)
 
-    def execute(self, acked: VirtioFeature) -> Ack | None:
+    def execute(self, acked: VirtioFeature, rings: Mapping[int, RingItems]) -> Ack | None:
         """Executes the command that waits; `answer` it when its effect is there. None when none waits."""
         if self.index is None:
             return None
         command = self._packet.pair(self.index // 2).command()
         if command is None:
             return None
+        order: Literal["little", "big"] = "big" if rings[self.index].is_big_endian else "little"
         try:
-            done = execute(self.settings, command, acked, self.index // 2)
+            done = execute(self.settings, command, Terms(acked, self.index // 2, order))
         except CommandError as error:
             # A guest can send these for ever, so it fills no log.
             level = logging.DEBUG if self._complained else logging.WARNING

@@ -148,7 +148,7 @@ class RingControl(ABC):
     def execute_command(self) -> None:
         """Does what the next command on the control ring says, if one is there."""
         before = self._control.settings.pairs, self._control.running_features(self.features)
-        ack = self._control.execute(self.features)
+        ack = self._control.execute(self.features, self._rings)
         if ack is None:
             return
         self._apply_commands()
