@@ -290,7 +290,31 @@ MUSTS = (
         "SET_BACKEND_REQ_FD",
         "the socket for requests of ours; answered with 0 for success",
         "test_negotiation.py::test_backend_channel_is_kept_until_the_next_one_comes",
-        "net/test_device.py::test_channel_that_is_no_socket_is_refused_and_the_old_one_stays",
+        "net/test_device.py::test_channel_that_is_refused_leaves_the_old_one",
+    ),
+    must(
+        "IOTLB_MSG",
+        "it is answered with a u64 in any case, 0 for what was done",
+        "test_iotlb.py::test_iotlb_msg_is_always_answered_with_a_u64",
+        "integration/test_bad_iommu.py::test_update_that_cannot_be_is_refused_and_the_rings_run_on",
+    ),
+    must(
+        "IOTLB_MSG",
+        "a miss goes out on the back-end channel, and the main connection is served meanwhile",
+        "test_iotlb.py::test_a_miss_says_address_and_access_and_nothing_else",
+        "test_iotlb.py::test_the_channel_is_not_waited_for",
+        "test_iotlb.py::test_get_vring_base_does_not_wait_for_a_miss",
+    ),
+    must(
+        "IOTLB_MSG",
+        "what was invalidated is not touched once that is answered",
+        "test_iotlb.py::test_ring_is_not_touched_after_an_invalidation_is_answered",
+        "integration/test_iommu.py::test_invalidations_and_moves_in_traffic",
+    ),
+    must(
+        "IOTLB_MSG",
+        "rings and buffers are at I/O addresses while the feature is acknowledged",
+        "integration/test_iommu.py::test_frames_come_back_whole",
     ),
     must(
         "SET_VRING_ENDIAN",
@@ -377,7 +401,6 @@ MUSTS = (
 )
 
 ABSENT = (
-    Absent("IOTLB_MSG", V.ACCESS_PLATFORM),
     Absent("CREATE_CRYPTO_SESSION", P.CRYPTO_SESSION),
     Absent("CLOSE_CRYPTO_SESSION", P.CRYPTO_SESSION),
     Absent("POSTCOPY_ADVISE", P.PAGEFAULT),

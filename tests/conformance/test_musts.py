@@ -55,6 +55,7 @@ def test_bits_of_what_is_absent_are_not_offered() -> None:
     virtio = virtio_offer(
         parse_port("echo").caps,
         disabled=VirtioFeature(0),
+        protocol=protocol,
         uso=True,
         config_space=True,
         has_mac=True,

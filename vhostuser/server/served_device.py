@@ -104,7 +104,7 @@ class ServedDevice:
             self._end_faulted()
 
     def look_again(self) -> None:
-        """Events were lost: asks anew whether its memory has gone, what its rings wait for, and for a command."""
+        """Events were lost: asks anew whether its memory has gone, what rings wait for, and for a command."""
         if self.device.is_faulted:
             self._end_faulted()
         else:
