@@ -14,6 +14,7 @@ _COMMANDS = {
     "demo": Lazy(
         "vhostuser.cli.demo", "demo", "Send packets through a server, without a guest; takes seconds."
     ),
+    "check": Lazy("vhostuser.cli.check", "check", "Test a vhost-user network back-end, ours or any other."),
     "features": Lazy(
         "vhostuser.cli.features", "features", "List what is offered and which requests are served."
     ),
