@@ -19,7 +19,7 @@ used. They come from:
 - `control`: commands on a control queue
 - `net_header`: the header before each frame
 
-Not API: `frames`, `world`, `stage`, `demo`, which are `vhostuser demo`, and `check`, which is `vhostuser check`.
+Not API: `frames`, `world`, `stage`, `demo`, which are `vhostuser demo`; `check`, which is `vhostuser check`.
 
 It shares `wire/`, `errors`, `abi` and two C headers with the rest of the package, so that what it proves
 about a back-end does not rest on that back-end's own code.

@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,9 @@ class Line:
     def __init__(self, check: socket.socket, server: socket.socket) -> None:
         self.check = check
         self.server = server
+        self.on_close: Callable[[], None] = lambda: None
+        """For a fault that has something to give back."""
+        self.unheard = 0
         self.is_raw = False
         """A message announced more than any has: from there on bytes are bytes."""
 
@@ -87,6 +91,11 @@ class Line:
         with contextlib.suppress(OSError):
             self.server.sendmsg([said.content], ancillary(said.fds))
         said.close()
+
+    def quietly(self, said: Said) -> None:
+        """A request of the fault's own: the check does not hear the reply."""
+        self.unheard += 1
+        self.up(said)
 
     def down(self, said: Said) -> None:
         with contextlib.suppress(OSError):
@@ -110,6 +119,7 @@ class Line:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        self.on_close()
         self.check.close()
         self.server.close()
 
@@ -201,6 +211,9 @@ class Meddler:
                 (line.server if source is line.check else line.check).sendall(said)
         elif source is line.check:
             self.fault.request(line, said)
+        elif line.unheard:
+            line.unheard -= 1
+            said.close()
         else:
             self.fault.reply(line, said)
 

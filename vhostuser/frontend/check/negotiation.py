@@ -248,7 +248,7 @@ def _backend_channel(peer: Peer) -> None:
 )
 def _reset_device(peer: Peer) -> None:
     with peer.stepper() as driver:
-        driver.frontend.set_protocol_features(driver.protocol_features | P.RESET_DEVICE)
+        driver.acknowledge(driver.protocol_features | P.RESET_DEVICE)
         driver.say_all()
         settle(peer, driver)
         driver.do(calls.reset_device())

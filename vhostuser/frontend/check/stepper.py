@@ -9,7 +9,7 @@ from typing import TypeVar
 from vhostuser.frontend import calls
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.driver import VirtioNetDriver
-from vhostuser.wire.features import VirtioFeature
+from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 
 T = TypeVar("T")
 
@@ -25,9 +25,19 @@ class Stepper(VirtioNetDriver):
     so that the back-end has seen it when the method returns."""
 
     def prepare(self) -> None:
-        """Negotiate, make the queues and fill them; nothing is said about memory or rings."""
+        """Negotiate, make the queues and fill them; nothing is said about memory or rings.
+
+        Without STATUS, so that nobody waits for a status in between.
+        """
         self.negotiate()
+        self.acknowledge(self.protocol_features & ~ProtocolFeature.STATUS)
         self._prepare()
+
+    def acknowledge(self, features: ProtocolFeature) -> None:
+        """SET_PROTOCOL_FEATURES, in place of what the order has acknowledged."""
+        self.nic.protocol = features
+        if VirtioFeature.PROTOCOL_FEATURES in self.nic.offered:
+            self.frontend.set_protocol_features(features)
 
     def do(self, call: Call[T]) -> T:
         answer = self.frontend.run(call, need_reply=True)
@@ -74,6 +84,15 @@ class Stepper(VirtioNetDriver):
         base = self.frontend.get_vring_base(index)
         self.nic.rings[index].base = base
         return base
+
+    def stop_rings(self) -> None:
+        for ring in self.nic.rings:
+            self.stop_ring(ring.index)
+
+    def start_rings(self) -> None:
+        """All that front-ends say of rings when they start them, again or for the first time."""
+        for item in ("num", "base", "addr", "call", "kick"):
+            self.say(item)
 
     def used(self) -> tuple[int, int]:
         """used->idx of the first pair's rings: what the back-end has given back so far."""

@@ -14,6 +14,7 @@ from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.stepper import TX
 from vhostuser.frontend.driver import Received, VirtioNetDriver
 from vhostuser.frontend.flood import ethernet
+from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.timeouts import Deadline, scaled
 
 MARK = b"vhck"
@@ -35,6 +36,11 @@ def frame(number: int, size: int = SMALLEST) -> bytes:
 def rest() -> None:
     """Let a back-end do what it should not do."""
     time.sleep(scaled(QUIET))
+
+
+def snapshot(memory: GuestMemory) -> list[bytes]:
+    """All of guest memory as it is now."""
+    return [memory.read(region.gpa, region.size) for region in memory.regions]
 
 
 def wait_used(peer: Peer, driver: VirtioNetDriver, what: str = "every transmit chain", pair: int = 0) -> None:
