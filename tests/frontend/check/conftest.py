@@ -19,7 +19,7 @@ from vhostuser.frontend.check.runner import Expect, Runner, survey
 Verdict = Callable[..., Result]
 FindsFault = Callable[[str, Fault], str]
 
-TIMEOUT = 4.0
+TIMEOUT = 2.5
 """Of a check; a single reply has a fifth of it. Faults that show by silence take that long to be found."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vhostuser.errors import UsageError
-from vhostuser.frontend.check import framing, negotiation, ring_states
+from vhostuser.frontend.check import framing, message_orders, negotiation, ring_states
 from vhostuser.frontend.check.model import Check, Group
 from vhostuser.options import near_match
 
@@ -18,6 +18,7 @@ GROUPS: tuple[Group, ...] = tuple(
         framing,
         negotiation,
         ring_states,
+        message_orders,
     )
 )
 

@@ -87,9 +87,12 @@ def _difference(wanted: bytes, got: bytes) -> str:
     return f"another frame: byte {at} is {got[at]:#04x}, not {wanted[at]:#04x}"
 
 
-def settle(peer: Peer, driver: VirtioNetDriver) -> None:
-    """After a start: frames are given back and, where it echoes, one has come back, on every pair."""
-    for pair in range(driver.queue_pairs):
+def settle(peer: Peer, driver: VirtioNetDriver, pairs: int | None = None) -> None:
+    """After a start: frames are given back and, where it echoes, one has come back.
+
+    On the first `pairs`, on all by default.
+    """
+    for pair in range(driver.queue_pairs if pairs is None else pairs):
         _settle_pair(peer, driver, pair)
 
 
