@@ -32,6 +32,13 @@ _PEER_FAILED = PeerError.exit_status
     metavar="SECONDS",
     help="How long a check may take; a single reply or frame may take a fifth of it.",
 )
+@click.option(
+    "--restart-within",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    metavar="SECONDS",
+    help="Go on with a back-end that ended, if somebody starts it again within so long.",
+)
 def check(
     path: str | None,
     expected: str | None,
@@ -39,6 +46,7 @@ def check(
     listed: bool,
     as_json: bool,
     timeout: float,
+    restart_within: float,
 ) -> None:
     """Play every front-end, good and bad, to the vhost-user network back-end that listens at PATH.
 
@@ -81,7 +89,7 @@ def check(
         click.echo(f"{len(chosen)} checks of the back-end at {path}, process {offer.pid}")
         click.echo("\n".join(report.describe_offer(offer, width)))
     results: list[Result] = []
-    for result in Runner(path, offer, timeout=timeout).run(chosen):
+    for result in Runner(path, offer, timeout=timeout, restart_within=restart_within).run(chosen):
         results.append(result)
         if not as_json:
             head_group(result.check.group)

@@ -154,6 +154,10 @@ class Meddler:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def is_dead(self) -> bool:
+        return self._listener is None
+
     def die(self) -> None:
         """As a process that ends: nobody listens, every connection is gone. From the fault's methods only."""
         if self._listener is not None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from vhostuser.errors import EnvironmentLacksError, PeerError
 from vhostuser.frontend.check.model import Check, CheckFailedError, NotApplicableError, Outcome, Severity
 from vhostuser.frontend.check.peer import Offer, Peer
 from vhostuser.frontend.check.runner import Expect, Runner, look, survey
+from vhostuser.frontend.timeouts import scaled
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 
@@ -183,3 +185,33 @@ def test_a_check_left_behind_does_not_hold_the_process_up(echo_path: Path) -> No
     )
     assert (done.returncode, done.stdout) == (0, "broken off\n"), done.stderr
     assert time.monotonic() - started < 60
+
+
+def test_a_back_end_that_somebody_starts_again_is_waited_for(
+    echo_path: Path, offer: Offer, tmp_path: Path
+) -> None:
+    def sends(peer: Peer) -> None:
+        peer.stream().send(Request.SET_OWNER)
+
+    path = tmp_path / "m.sock"
+    with Meddler(path, echo_path, Dies()) as first:
+        runner = Runner(path, replace(offer, pid=os.getpid()), timeout=0.5, restart_within=20)
+        results = runner.run([_check(sends), _check(_passes)])
+        thread = threading.Thread(target=_start_again, args=(first, echo_path, ended := threading.Event()))
+        thread.start()
+        found = list(results)
+        ended.set()
+        thread.join()
+    assert [(result.outcome, result.ended) for result in found] == [
+        (Outcome.FAILED, True),
+        (Outcome.PASSED, False),
+    ]
+
+
+def _start_again(first: Meddler, upstream: Path, ended: threading.Event) -> None:
+    while not first.is_dead:
+        time.sleep(0.001)
+    time.sleep(scaled(0.2))
+    first.path.unlink()
+    with Meddler(first.path, upstream, Fault()):
+        ended.wait()

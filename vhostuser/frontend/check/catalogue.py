@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vhostuser.errors import UsageError
-from vhostuser.frontend.check import framing, message_orders, negotiation, ring_states
+from vhostuser.frontend.check import (
+    bad_memory_tables,
+    framing,
+    memory_tables,
+    message_orders,
+    negotiation,
+    ring_states,
+)
 from vhostuser.frontend.check.model import Check, Group
 from vhostuser.options import near_match
 
@@ -19,6 +26,8 @@ GROUPS: tuple[Group, ...] = tuple(
         negotiation,
         ring_states,
         message_orders,
+        memory_tables,
+        bad_memory_tables,
     )
 )
 

@@ -131,6 +131,12 @@ class Peer:
         stream.negotiate(self.acked_protocol, int(self.plain_features))
         return stream
 
+    def over(self, driver: VirtioNetDriver) -> Stream:
+        """A driver's own connection, for messages that a driver does not send."""
+        stream = Stream(driver.frontend.socket, self.patience)
+        stream.acks = ProtocolFeature.REPLY_ACK in driver.frontend.protocol_features
+        return stream
+
     @property
     def plain_features(self) -> VirtioFeature:
         return self.offer.virtio & (VirtioFeature.VERSION_1 | VirtioFeature.PROTOCOL_FEATURES)

@@ -123,10 +123,19 @@ def _echoes(path: Path | str, offer: Offer, patience: float) -> bool:
 class Runner:
     """Runs checks against the back-end at `path`, one after the other."""
 
-    def __init__(self, path: Path | str, offer: Offer, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        offer: Offer,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        restart_within: float = 0.0,
+    ) -> None:
+        """`restart_within` is how long to wait for somebody to start a back-end that ended again."""
         self.path = path
         self.offer = offer
         self.timeout = timeout
+        self.restart_within = restart_within
         self.patience = timeout / _PER_WAIT
         self._pid = offer.pid
 
@@ -144,6 +153,8 @@ class Runner:
             result = self._bounded(check)
             sight = look(self.path, self.patience)
             result = replace(self._judged(result, sight), seconds=time.monotonic() - started)
+            if sight.trouble and self.restart_within:
+                sight = look(self.path, self.restart_within)
             gone = sight.trouble
             self._pid = sight.pid or self._pid
             yield result

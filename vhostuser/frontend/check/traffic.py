@@ -15,7 +15,9 @@ from vhostuser.frontend.check.stepper import TX
 from vhostuser.frontend.driver import Received, VirtioNetDriver
 from vhostuser.frontend.flood import ethernet
 from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.net_header import PLAIN
 from vhostuser.frontend.timeouts import Deadline, scaled
+from vhostuser.frontend.virtqueue_base import Segment
 
 MARK = b"vhck"
 PROBE = b"prob"
@@ -142,6 +144,20 @@ def pass_frames(
         for number in numbers:
             came.append(await_frame(peer, driver, frame(number, size), f"frame {number}"))
     return came
+
+
+def send_at(driver: VirtioNetDriver, gpa: int, content: bytes) -> None:
+    """Send a frame out of a buffer at this guest address, which may lie across regions."""
+    whole = PLAIN.build(driver.header_size) + content
+    driver.memory.write(gpa, whole)
+    # What the driver frees when the chain comes back is a stand-in.
+    token = Segment(driver.memory.alloc(SMALLEST), SMALLEST)
+    ring = driver.virtqueues[TX]
+    if ring.add([Segment(gpa, len(whole))], (), token) is None:
+        raise CheckFailedError("room in the transmit ring", "none")
+    ring.publish()
+    if ring.needs_kick():
+        driver.kick(TX)
 
 
 def assert_serves(peer: Peer) -> None:
