@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.frontend.backend_double import BackendDouble
 from tests.frontend.check.meddler import Fault, Meddler
 from tests.interop.server_process import Server
 from vhostuser.frontend.check import catalogue
@@ -72,6 +73,20 @@ def finds(verdict: Verdict) -> FindsFault:
         result = verdict(name, fault)
         assert result.outcome is Outcome.FAILED, f"{name}: {result.outcome}, {result.seen}"
         assert result.expected
+        return result.seen
+
+    return run
+
+
+@pytest.fixture
+def finds_in_double(backend: BackendDouble) -> Callable[[str], str]:
+    """What is wrong on the rings themselves is planted in a back-end in plain Python."""
+
+    def run(name: str) -> str:
+        (check,) = catalogue.select([name])
+        offer = Offer(backend.features, backend.protocol_features, echoes=True, pid=os.getpid())
+        (result,) = Runner(backend.path, offer, timeout=TIMEOUT).run([check])
+        assert result.outcome is Outcome.FAILED, f"{name}: {result.outcome}, {result.seen}"
         return result.seen
 
     return run

@@ -14,6 +14,7 @@ from vhostuser.frontend.check import (
     memory_tables,
     message_orders,
     negotiation,
+    ring_formats,
     ring_states,
 )
 from vhostuser.frontend.check.model import Check, Group
@@ -27,6 +28,7 @@ GROUPS: tuple[Group, ...] = tuple(
         ring_states,
         message_orders,
         memory_tables,
+        ring_formats,
         bad_memory_tables,
     )
 )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Unpack
 
 from vhostuser.frontend.check.model import CheckFailedError, expect
 from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.stepper import TX
 from vhostuser.frontend.driver import Received, VirtioNetDriver
-from vhostuser.frontend.flood import ethernet
+from vhostuser.frontend.flood import Flood, Load, ethernet
 from vhostuser.frontend.guest_memory import GuestMemory
+from vhostuser.frontend.link import LinkOptions
 from vhostuser.frontend.net_header import PLAIN
 from vhostuser.frontend.timeouts import Deadline, scaled
 from vhostuser.frontend.virtqueue_base import Segment
@@ -26,6 +28,8 @@ QUIET = 0.15
 """How long nothing has to happen until it is believed that nothing will."""
 _START = ethernet()
 _ECHO_LOOK = 0.02
+_WINDOW = 8
+"""Frames on their way under load: no more than the receive rings of the checks have buffers for."""
 
 
 def frame(number: int, size: int = SMALLEST) -> bytes:
@@ -144,6 +148,38 @@ def pass_frames(
         for number in numbers:
             came.append(await_frame(peer, driver, frame(number, size), f"frame {number}"))
     return came
+
+
+def carry_load(peer: Peer, count: int, size: int, **options: Unpack[LinkOptions]) -> None:
+    """Many frames by the driver in C: all given back and, where it echoes, returned whole and in order."""
+    with peer.flood(**options) as flood:
+        _start_load(peer, flood)
+        load = Load(
+            count,
+            seconds=3 * peer.patience,
+            frame_size=size,
+            window=_WINDOW if peer.echoes else 0,
+            stamp=True,
+            sleep=True,
+            lost_after=peer.patience / 4,
+        )
+        report = flood.run(load) if peer.echoes else flood.flood(load)
+        left = flood.counts(TX).in_flight
+    expect(report.corrupt == 0, "every frame whole", f"{report.corrupt} damaged")
+    expect(report.late == 0, "every frame in its place", f"{report.late} out of order or doubled")
+    expect(report.sent == count, f"{count} frames taken within {scaled(load.seconds):g} s", report.sent)
+    expect(left == 0, "every chain given back", f"{left} still out")
+    if peer.echoes:
+        expect(report.received == count, f"{count} frames back", report.received)
+
+
+def _start_load(peer: Peer, flood: Flood) -> None:
+    """Frames until one comes back: some may be lost while a back-end starts."""
+    deadline = Deadline(peer.patience)
+    load = Load(1, window=1, stamp=True, lost_after=_ECHO_LOOK)
+    while peer.echoes and not flood.run(load).received:
+        if not deadline.left:
+            raise CheckFailedError(f"frames back within {deadline.seconds:g} s of a start", "none")
 
 
 def send_at(driver: VirtioNetDriver, gpa: int, content: bytes) -> None:
