@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from vhostuser.errors import UsageError
 from vhostuser.frontend.check import (
     bad_memory_tables,
+    bad_ring_setup,
     framing,
     memory_tables,
     message_orders,
@@ -30,6 +31,7 @@ GROUPS: tuple[Group, ...] = tuple(
         memory_tables,
         ring_formats,
         bad_memory_tables,
+        bad_ring_setup,
     )
 )
 
