@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 from vhostuser.errors import UsageError
 from vhostuser.frontend.check import (
+    bad_chains,
+    bad_frames,
     bad_memory_tables,
+    bad_packed_chains,
     bad_ring_setup,
     framing,
     memory_tables,
@@ -32,6 +35,9 @@ GROUPS: tuple[Group, ...] = tuple(
         ring_formats,
         bad_memory_tables,
         bad_ring_setup,
+        bad_frames,
+        bad_chains,
+        bad_packed_chains,
     )
 )
 
