@@ -18,6 +18,7 @@ from vhostuser.frontend.check import (
     memory_tables,
     message_orders,
     negotiation,
+    notifications,
     ring_formats,
     ring_states,
 )
@@ -33,6 +34,7 @@ GROUPS: tuple[Group, ...] = tuple(
         message_orders,
         memory_tables,
         ring_formats,
+        notifications,
         bad_memory_tables,
         bad_ring_setup,
         bad_frames,
