@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from vhostuser.errors import UsageError
 from vhostuser.frontend.check import (
     bad_chains,
+    bad_dirty_log,
     bad_frames,
     bad_memory_tables,
     bad_packed_chains,
     bad_ring_setup,
+    dirty_log,
     framing,
     memory_tables,
     message_orders,
@@ -35,7 +37,9 @@ GROUPS: tuple[Group, ...] = tuple(
         memory_tables,
         ring_formats,
         notifications,
+        dirty_log,
         bad_memory_tables,
+        bad_dirty_log,
         bad_ring_setup,
         bad_frames,
         bad_chains,
