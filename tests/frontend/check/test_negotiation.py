@@ -122,10 +122,7 @@ class Keeps(Fault):
         ("queue-num-of-a-pair", OtherReplies(Request.GET_QUEUE_NUM, struct.pack("=Q", 1)), "1"),
         ("owner-again", Ends(Request.SET_OWNER, 2), "end of the connection"),
         ("reset-owner", Ends(Request.RESET_OWNER), "its end"),
-        ("mtu", Yes(), "an acknowledgement of 0"),
-        ("rarp", Ends(Request.SEND_RARP), "no reply|gone|closed"),
         ("reset-device", Deaf(Request.RESET_DEVICE), "1 given back"),
-        ("status", Deaf(Request.SET_STATUS), "0x0"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Fault) else value,
 )

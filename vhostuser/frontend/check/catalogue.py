@@ -15,6 +15,7 @@ from vhostuser.frontend.check import (
     bad_memory_tables,
     bad_packed_chains,
     bad_ring_setup,
+    device_requests,
     dirty_log,
     framing,
     memory_tables,
@@ -32,6 +33,7 @@ GROUPS: tuple[Group, ...] = tuple(
     for module in (
         framing,
         negotiation,
+        device_requests,
         ring_states,
         message_orders,
         memory_tables,

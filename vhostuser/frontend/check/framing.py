@@ -10,12 +10,11 @@ import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from vhostuser.frontend.check.model import Group, NotApplicableError, Severity, expect
+from vhostuser.frontend.check.model import Group, Severity, expect
 from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.stream import (
     ASKING,
     HEADER,
-    Stream,
     eventfds,
     memfds,
     message,
@@ -288,20 +287,3 @@ def _protocol_features_ack(peer: Peer) -> None:
     stream.assert_silent(Request.SET_PROTOCOL_FEATURES)
     value = number(stream.ask(Request.SET_PROTOCOL_FEATURES, wanted, flags=ASKING))
     expect(value == 0, "an acknowledgement of 0", f"{value:#x}")
-
-
-@GROUP.check(
-    "config-reply",
-    "GET_CONFIG is answered in the size that was asked for.",
-    'vhost-user, "VHOST_USER_GET_CONFIG"',
-    protocol=P.CONFIG,
-)
-def _config_reply(peer: Peer) -> None:
-    stream: Stream = peer.stream()
-    stream.negotiate(peer.acked_protocol | P.CONFIG, int(peer.plain_features))
-    body = state(0, 12) + bytes(4) + bytes(12)
-    got = stream.ask(Request.GET_CONFIG, body)
-    if len(got) in (0, 12):
-        raise NotApplicableError("the back-end has no config space that may be read")
-    expect(len(got) == len(body), f"{len(body)} bytes", f"{len(got)}")
-    expect(got[:8] == body[:8], "offset and size repeated", got[:8].hex())

@@ -11,7 +11,7 @@ from vhostuser.frontend import calls
 from vhostuser.frontend.check.model import Group, NotApplicableError, Severity, expect
 from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.stepper import TX
-from vhostuser.frontend.check.stream import ASKING, number, state, u64
+from vhostuser.frontend.check.stream import number, state, u64
 from vhostuser.frontend.check.traffic import assert_untouched, frame, pass_frames, settle, wait_used
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
@@ -187,37 +187,6 @@ def _reset_owner(peer: Peer) -> None:
 
 
 @GROUP.check(
-    "mtu",
-    "NET_SET_MTU takes 68 to 65535, and refuses what is no MTU.",
-    'vhost-user, "VHOST_USER_NET_SET_MTU"',
-    Severity.SHOULD,
-    virtio=V.MTU,
-    protocol=P.MTU | P.REPLY_ACK,
-)
-def _mtu(peer: Peer) -> None:
-    stream = peer.stream()
-    stream.negotiate(peer.acked_protocol, int(peer.plain_features | V.MTU))
-    stream.do(Request.NET_SET_MTU, u64(1500))
-    for wrong in (0, 67, 65536, 1 << 63):
-        value = number(stream.ask(Request.NET_SET_MTU, u64(wrong), flags=ASKING))
-        expect(value != 0, f"an MTU of {wrong} to be refused", "an acknowledgement of 0")
-
-
-@GROUP.check(
-    "rarp",
-    "SEND_RARP is accepted with the MAC of a guest.",
-    'vhost-user, "VHOST_USER_SEND_RARP"',
-    protocol=P.RARP,
-)
-def _rarp(peer: Peer) -> None:
-    with peer.driver() as driver:
-        settle(peer, driver)
-        driver.frontend.send_rarp(bytes.fromhex("525400123456"))
-        driver.frontend.get_features()
-        pass_frames(peer, driver, 4)
-
-
-@GROUP.check(
     "backend-channel",
     "The socket of SET_BACKEND_REQ_FD is kept open, and closed at the end of the connection at the latest.",
     'vhost-user, "Back-end communication"',
@@ -258,21 +227,6 @@ def _reset_device(peer: Peer) -> None:
         driver.say_all("features")
         driver.kick(TX)
         wait_used(peer, driver)
-
-
-@GROUP.check(
-    "status",
-    "GET_STATUS gives back what SET_STATUS said, and 0 resets it.",
-    'vhost-user, "VHOST_USER_SET_STATUS"',
-    protocol=P.STATUS,
-)
-def _status(peer: Peer) -> None:
-    stream = peer.stream()
-    stream.negotiate(peer.acked_protocol | P.STATUS, int(peer.plain_features))
-    for status in (0x1, 0x3, 0xB, 0x0):
-        stream.do(Request.SET_STATUS, u64(status))
-        found = number(stream.ask(Request.GET_STATUS))
-        expect(found == status, f"status {status:#x}", f"{found:#x}")
 
 
 @GROUP.check(
