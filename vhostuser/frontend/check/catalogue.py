@@ -15,15 +15,18 @@ from vhostuser.frontend.check import (
     bad_memory_tables,
     bad_packed_chains,
     bad_ring_setup,
+    connections,
     device_requests,
     dirty_log,
     framing,
+    hostile_messages,
     memory_tables,
     message_orders,
     negotiation,
     notifications,
     ring_formats,
     ring_states,
+    stray_fds,
 )
 from vhostuser.frontend.check.model import Check, Group
 from vhostuser.options import near_match
@@ -40,12 +43,15 @@ GROUPS: tuple[Group, ...] = tuple(
         ring_formats,
         notifications,
         dirty_log,
+        connections,
         bad_memory_tables,
         bad_dirty_log,
         bad_ring_setup,
         bad_frames,
         bad_chains,
         bad_packed_chains,
+        stray_fds,
+        hostile_messages,
     )
 )
 

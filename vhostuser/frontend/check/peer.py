@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ T = TypeVar("T", bound=Link)
 RING_SIZE = 64
 """Small rings are quick to fill, and wrap around soon."""
 MEMORY = 16 << 20
+_ACCEPT_LOOK = 0.001
 
 SAFE_PROTOCOL = (
     ProtocolFeature.MQ
@@ -60,13 +62,22 @@ class Offer:
 def connect(path: Path | str, patience: float) -> socket.socket:
     """A connection with room in its backlog; PeerError when there is none in time."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    deadline = Deadline(patience)
     try:
-        sock.settimeout(Deadline(patience).left)
-        sock.connect(os.fspath(path))
+        while True:
+            try:
+                sock.connect(os.fspath(path))
+            except BlockingIOError:
+                # The backlog is full. A connect with a timeout gives up on that at once.
+                if not deadline.left:
+                    raise
+                time.sleep(_ACCEPT_LOOK)
+            else:
+                return sock
     except OSError as error:
         sock.close()
         raise PeerError(f"cannot connect to {path}: {error.strerror or error}") from error
-    return sock
 
 
 def listener_pid(sock: socket.socket) -> int:
