@@ -183,8 +183,9 @@ def _pipelined(peer: Peer) -> None:
 
 @GROUP.check(
     "bytewise",
-    "A message whose bytes come one at a time is that message.",
+    "A message whose bytes come one at a time is that message: the socket is a stream.",
     'vhost-user, "Header"',
+    Severity.SHOULD,
 )
 def _bytewise(peer: Peer) -> None:
     stream = peer.talk()

@@ -46,10 +46,10 @@ def _serve_on(peer: Peer, *regions: Region) -> None:
     with GuestMemory(regions=regions) as memory, peer.stepper(memory=memory) as driver:
         driver.say_all()
         settle(peer, driver)
-        _use_every_region(peer, driver)
+        use_every_region(peer, driver)
 
 
-def _use_every_region(peer: Peer, driver: Stepper) -> None:
+def use_every_region(peer: Peer, driver: Stepper) -> None:
     for index, region in enumerate(driver.memory.regions):
         send_at(driver, region.end - _PAGE, frame(index))
         wait_used(peer, driver, f"a frame out of region {index}")
@@ -129,8 +129,8 @@ def _32_regions(peer: Peer) -> None:
     _serve_on(peer, *_many(_RUST_REGIONS))
 
 
-_LOW = Region(gpa=0, size=4 * _MIB, file="low")
-_NEXT = Region(gpa=4 * _MIB, size=_MIB, file="next")
+LOW = Region(gpa=0, size=4 * _MIB, file="low")
+NEXT = Region(gpa=4 * _MIB, size=_MIB, file="next")
 
 
 @GROUP.check(
@@ -139,11 +139,11 @@ _NEXT = Region(gpa=4 * _MIB, size=_MIB, file="next")
     "virtio 1.x, 2.7.5; CVE-2018-1059",
 )
 def _sent_across_regions(peer: Peer) -> None:
-    with GuestMemory(regions=(_LOW, _NEXT)) as memory, peer.stepper(memory=memory) as driver:
+    with GuestMemory(regions=(LOW, NEXT)) as memory, peer.stepper(memory=memory) as driver:
         driver.say_all()
         settle(peer, driver)
         for before in (1, 5, 12, 13, 40, 71):
-            send_at(driver, _LOW.end - before, frame(before))
+            send_at(driver, LOW.end - before, frame(before))
             wait_used(peer, driver, "a frame that crosses two regions")
             if peer.echoes:
                 await_frame(peer, driver, frame(before), f"a frame with {before} bytes in the first region")
@@ -156,8 +156,8 @@ def _sent_across_regions(peer: Peer) -> None:
     echo=True,
 )
 def _received_across_regions(peer: Peer) -> None:
-    with GuestMemory(regions=(_LOW, _NEXT)) as memory, peer.stepper(memory=memory) as driver:
-        at = _LOW.end - 30
+    with GuestMemory(regions=(LOW, NEXT)) as memory, peer.stepper(memory=memory) as driver:
+        at = LOW.end - 30
         driver.queues[RX].write_descriptor(0, at, 2048, DescFlag.WRITE, 0)
         driver.say_all()
         deadline = Deadline(peer.patience)
@@ -198,7 +198,7 @@ def _same_table_in_traffic(peer: Peer) -> None:
     _TABLE,
 )
 def _plugged_in_traffic(peer: Peer) -> None:
-    with GuestMemory(regions=(_LOW, _NEXT)) as memory, peer.stepper(memory=memory) as driver:
+    with GuestMemory(regions=(LOW, NEXT)) as memory, peer.stepper(memory=memory) as driver:
         whole = calls.memory_table(memory)
         part = MemTable(whole.regions[:1])
         driver.do(calls.set_mem_table(part, memory.fds()[:1]))
@@ -206,7 +206,7 @@ def _plugged_in_traffic(peer: Peer) -> None:
         settle(peer, driver)
         for round_ in range(4):
             driver.do(calls.set_mem_table(whole, memory.fds()))
-            _use_every_region(peer, driver)
+            use_every_region(peer, driver)
             driver.do(calls.set_mem_table(part, memory.fds()[:1]))
             pass_frames(peer, driver, 4, first=10 + 4 * round_)
 
@@ -218,7 +218,7 @@ def _plugged_in_traffic(peer: Peer) -> None:
     virtio=V.PROTOCOL_FEATURES,
 )
 def _plugged_while_disabled(peer: Peer) -> None:
-    with GuestMemory(regions=(_LOW, _NEXT)) as memory, peer.stepper(memory=memory) as driver:
+    with GuestMemory(regions=(LOW, NEXT)) as memory, peer.stepper(memory=memory) as driver:
         whole = calls.memory_table(memory)
         driver.do(calls.set_mem_table(MemTable(whole.regions[:1]), memory.fds()[:1]))
         driver.say_all("memory")
@@ -227,7 +227,7 @@ def _plugged_while_disabled(peer: Peer) -> None:
         driver.do(calls.set_mem_table(whole, memory.fds()))
         driver.say("enable")
         settle(peer, driver)
-        _use_every_region(peer, driver)
+        use_every_region(peer, driver)
 
 
 @GROUP.check(
@@ -260,7 +260,7 @@ def _refused_table_in_traffic(peer: Peer) -> None:
     Severity.ROBUSTNESS,
 )
 def _rings_outside_the_table(peer: Peer) -> None:
-    with GuestMemory(regions=(_LOW, _NEXT)) as memory, peer.stepper(memory=memory) as driver:
+    with GuestMemory(regions=(LOW, NEXT)) as memory, peer.stepper(memory=memory) as driver:
         driver.say_all()
         settle(peer, driver)
         whole = calls.memory_table(memory)

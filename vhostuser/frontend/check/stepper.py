@@ -16,6 +16,8 @@ T = TypeVar("T")
 RX, TX = 0, 1
 """The rings of the first pair, as the guest sees them."""
 
+_LEFT_OUT = ProtocolFeature.STATUS | ProtocolFeature.CONFIGURE_MEM_SLOTS
+
 ITEMS = ("features", "memory", "num", "base", "addr", "call", "kick", "enable")
 """All that makes a running device, in a usual order."""
 
@@ -27,10 +29,10 @@ class Stepper(VirtioNetDriver):
     def prepare(self) -> None:
         """Negotiate, make the queues and fill them; nothing is said about memory or rings.
 
-        Without STATUS, so that nobody waits for a status in between.
+        Without STATUS, so that nobody waits for a status in between, and with memory in tables.
         """
         self.negotiate()
-        self.acknowledge(self.protocol_features & ~ProtocolFeature.STATUS)
+        self.acknowledge(self.protocol_features & ~_LEFT_OUT)
         self._prepare()
 
     def acknowledge(self, features: ProtocolFeature) -> None:
