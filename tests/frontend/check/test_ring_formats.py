@@ -28,6 +28,16 @@ class Without(Fault):
         line.up(said)
 
 
+class LittleEndian(Fault):
+    """SET_VRING_ENDIAN is acknowledged and forgotten."""
+
+    def request(self, line: Line, said: Said) -> None:
+        if said.request == Request.SET_VRING_ENDIAN:
+            line.swallow(said)
+        else:
+            line.up(said)
+
+
 class Sizes(Fault):
     """Some sizes of rings are refused."""
 
@@ -61,6 +71,7 @@ GONE = "no reply|gone|closed"
         ("any-layout-indirect", Without(V.INDIRECT_DESC), LOST),
         ("jumbo-frames", Without(V.MRG_RXBUF), LOST),
         ("merged-buffers", Without(V.MRG_RXBUF), LOST),
+        ("split-big-endian", LittleEndian(), LOST),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Fault) else value,
 )

@@ -9,6 +9,8 @@ from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.traffic import carry_load, pass_frames, settle
 from vhostuser.frontend.guest_memory import GuestMemory, Region
 from vhostuser.frontend.link import DEFAULT_FEATURES, LinkOptions
+from vhostuser.frontend.orders import PROTOCOL_FEATURES, Order
+from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 
 GROUP = Group("ring-formats", "split and packed rings in every variant")
@@ -197,3 +199,20 @@ def _plain_headers(peer: Peer) -> None:
         for received in pass_frames(peer, driver, 8):
             header = received.header
             expect((header.flags, header.gso_type) == (0, 0), "flags 0, gso_type 0", header)
+
+
+@GROUP.check(
+    "split-big-endian",
+    "A legacy guest of big-endian byte order is served, told apart by SET_VRING_ENDIAN.",
+    'vhost-user, "VHOST_USER_SET_VRING_ENDIAN"',
+    protocol=P.CROSS_ENDIAN,
+)
+def _split_big_endian(peer: Peer) -> None:
+    wanted = PROTOCOL_FEATURES[Order.QEMU] | P.CROSS_ENDIAN
+    with peer.driver(big_endian=True, protocol_features=wanted) as driver:
+        settle(peer, driver)
+        pass_frames(peer, driver, 32)
+        driver.stop()
+        driver.start()
+        settle(peer, driver)
+        pass_frames(peer, driver, 32, first=100)
