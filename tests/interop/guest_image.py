@@ -1,4 +1,4 @@
-"""The guest of the interop tests: Debian's cloud kernel and an initramfs made of Debian's packages.
+"""The guest of the interop tests: Debian's cloud kernel, an initramfs of Debian's packages and csrc/flow.c.
 
 What lives here: getting the kernel, picking the modules, writing the archive, and the guest's /init. How the
 guest is started is qemu.py. The image is built once and kept in a folder that is named by all that goes in.
@@ -24,6 +24,7 @@ KERNEL = "linux-image-cloud-amd64"
 PROGRAMS = {"busybox-static": "busybox", "iperf3": "iperf3", "ethtool": "ethtool"}
 MODULES = ("virtio_pci", "virtio_net")
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
+FLOW = Path(__file__).with_name("csrc") / "flow.c"
 
 # The command shell sits on a serial port of its own: kernel messages on the first one never mix with its
 # output. It runs until the guest ends, and a new one takes over should a command kill it. The port is raw,
@@ -86,6 +87,30 @@ def build_guest_image() -> GuestImage:
     return image
 
 
+@cache
+def flow_program() -> Path:
+    """The program of csrc/flow.c, built once; static, so that host and guest run the same."""
+    program = CACHE / f"flow-{hashlib.sha256(FLOW.read_bytes()).hexdigest()[:16]}"
+    if not program.exists():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="flow-", dir=CACHE) as scratch:
+            made = Path(scratch) / "flow"
+            run(
+                "gcc",
+                "-std=gnu11",
+                "-O2",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-static",
+                "-o",
+                str(made),
+                str(FLOW),
+            )
+            made.replace(program)
+    return program
+
+
 def kernel_package() -> str:
     """The package with the kernel itself: the cloud package is an empty one that names it."""
     names = re.findall(r"Depends: (linux-image-\S+)", run("apt-cache", "depends", KERNEL))
@@ -95,10 +120,11 @@ def kernel_package() -> str:
 
 
 def image_key(package: str) -> str:
-    """A name for all that goes into the image: packages with their versions, and this file."""
+    """A name for all that goes into the image: packages with their versions, flow.c, and this file."""
     kernel = run("apt-cache", "show", "--no-all-versions", package)
     programs = run("dpkg-query", "-W", *PROGRAMS)
-    return hashlib.sha256("\n".join([kernel, programs, Path(__file__).read_text()]).encode()).hexdigest()[:16]
+    parts = [kernel, programs, FLOW.read_text(), Path(__file__).read_text()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def unpack_kernel(package: str, work: Path) -> Path:
@@ -138,6 +164,7 @@ def build_initramfs(root: Path) -> bytes:
         archive.file("bin/busybox" if name == "busybox" else f"usr/bin/{name}", program.read_bytes(), 0o755)
         for library in libraries(program):
             archive.file(library.lstrip("/"), Path(library).read_bytes(), 0o755)
+    archive.file("usr/bin/flow", flow_program().read_bytes(), 0o755)
     archive.link("bin/sh", "busybox")
     names = []
     for module in module_order(next((root / "lib/modules").iterdir())):

@@ -100,11 +100,11 @@ def typed(name: str, text: str) -> object:
     return text == "on" if name in SWITCHES else text
 
 
-def plain_machine(cpus: int) -> list[str]:
+def plain_machine(cpus: int, mib: int = MEMORY_MIB) -> list[str]:
     """The words of a small machine under emulation, with nothing but what the tests give it."""
     words = ["-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-smp", str(cpus)]
-    words += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(MEMORY_MIB)]
-    return [*words, "-object", f"memory-backend-memfd,id=ram,size={MEMORY_MIB}M,share=on"]
+    words += ["-machine", "pc,memory-backend=ram,usb=off", "-m", str(mib)]
+    return [*words, "-object", f"memory-backend-memfd,id=ram,size={mib}M,share=on"]
 
 
 def iommu_machine(cpus: int) -> list[str]:
@@ -157,8 +157,16 @@ class Guest(Program):
 
     def boot(self, timeout: float = BOOT_SECONDS) -> None:
         """Wait until the guest's shell answers."""
-        self._shell = self._connect(self._shell_path, timeout)
+        self.open_monitor(timeout)
+        self.take_shell(timeout)
+
+    def open_monitor(self, timeout: float = BOOT_SECONDS) -> None:
+        """What a QEMU needs that waits for its guest: it has no shell yet."""
         self._qmp = Qmp(self._connect(self._qmp_path, timeout))
+
+    def take_shell(self, timeout: float = BOOT_SECONDS) -> None:
+        """The shell of a guest that boots, or that came here by migration."""
+        self._shell = self._connect(self._shell_path, timeout)
         self.wait_shell(timeout)
 
     def wait_shell(self, timeout: float = BOOT_SECONDS) -> None:
