@@ -7,48 +7,16 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.interop.netns import Namespace
 from tests.interop.process import wait_until
-from tests.interop.server_process import Server
 from tests.interop.testpmd import Testpmd, virtio_user
+from tests.interop.testpmd_rig import BURSTS, ENOUGH, RING, per_queue, serve, served, stopped_at
 
-RING = 1024
-BURSTS = 8
-ENOUGH = 10_000
 QUEUES = (1, 4)
-
-
-@contextmanager
-def serve(
-    folder: Path, path: Path, port: str, *words: str, namespace: Namespace | None = None
-) -> Iterator[Server]:
-    words = ("--socket-path", str(path), "--port", port, *words)
-    with Server(folder, *words, namespace=namespace) as server:
-        server.wait_listening(path)
-        yield server
-        server.stop()
-
-
-def stopped_at(server: Server, ring: int) -> int:
-    """Where the server told the front-end that it stopped: how many chains it has taken, modulo 2**16."""
-    return int(server.wait_log(rf"ring {ring} stopped at (\d+)")[1])
-
-
-def served(server: Server) -> tuple[int, int]:
-    """Frames from the guest and to the guest, as the server counts them."""
-    found = server.wait_log(r"so far: (\d+) frames .* from the guest; (\d+) frames .* to the guest")
-    return int(found[1]), int(found[2])
-
-
-def per_queue(front: Testpmd, direction: str, queues: int) -> list[int]:
-    xstats = front.xstats()
-    return [xstats[f"{direction}_q{queue}_good_packets"] for queue in range(queues)]
 
 
 @pytest.mark.parametrize("queues", QUEUES)
@@ -87,40 +55,6 @@ def test_echo_returns_every_packet(
         assert min(sent) > 32 * BURSTS
         front.quit()
         assert [stopped_at(server, 2 * queue + 1) for queue in range(queues)] == [n % 2**16 for n in sent]
-        assert served(server) == (counts.sent, counts.received)
-
-
-@pytest.mark.parametrize("queues", QUEUES)
-@pytest.mark.parametrize(
-    ("mrg_rxbuf", "in_order", "vectorized"),
-    [(0, 0, 0), (0, 1, 0), (1, 0, 0), (1, 1, 0), (0, 1, 1)],
-    ids=["plain", "in-order", "mergeable", "mergeable-in-order", "vectorized"],
-)
-def test_echo_with_packed_rings(
-    mrg_rxbuf: int, in_order: int, vectorized: int, queues: int, folder: Path
-) -> None:
-    path = folder / "vm1.sock"
-    mbuf_size = 1152 if mrg_rxbuf else 2176
-    scatter = ["--enable-scatter"] if mrg_rxbuf else []
-    vdev = virtio_user(
-        path, queues, RING, packed_vq=1, mrg_rxbuf=mrg_rxbuf, in_order=in_order, vectorized=vectorized
-    )
-    with (
-        serve(folder, path, "echo", "--queues", str(queues)) as server,
-        Testpmd(folder, vdev, queues=queues, mbuf_size=mbuf_size, words=scatter) as front,
-    ):
-        front.ready()
-        features = set(server.wait_log(r"guest features: (.*)")[1].split(", "))
-        assert "RING_PACKED" in features
-        assert ("IN_ORDER" in features) == bool(in_order)
-
-        front.start("io", "700,700", first=BURSTS)
-        front.rates(0.3)
-        counts = front.drain()
-        assert counts.sent == counts.received > ENOUGH
-        assert counts.sent_bytes == counts.received_bytes == 1400 * counts.sent
-        assert counts.missed == counts.errors == 0
-        front.quit()
         assert served(server) == (counts.sent, counts.received)
 
 
@@ -272,26 +206,3 @@ def test_tap_passes_every_packet_of_the_kernel(folder: Path, namespace: Namespac
             "equal counts", equal, 5, lambda: f"{front.counts()} {namespace.links()['vt0']['stats64']}"
         )
         front.quit()
-
-
-def test_virtio_user_listens_and_the_server_comes_back(folder: Path) -> None:
-    path = folder / "vm1.sock"
-    words = ("--socket-path", str(path), "--client", "--reconnect-ms", "100", "--port", "echo")
-    vdev = virtio_user(path, 1, RING, server=1)
-    with Server(folder, *words, name="first") as first, Testpmd(folder, vdev) as front:
-        front.ready()
-        front.start("io", "64", first=BURSTS)
-        front.rates(0.3)
-        counts = front.drain()
-        assert counts.sent == counts.received > ENOUGH
-
-        first.kill()
-        with Server(folder, *words, name="second") as second:
-            second.wait_log("ring 1 .*runs")
-            before = front.counts()
-            front.start("io", "64", first=BURSTS)
-            front.rates(0.3)
-            change = front.drain() - before
-            assert change.sent == change.received > ENOUGH
-            front.quit()
-            second.stop()

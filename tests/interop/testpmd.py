@@ -102,11 +102,21 @@ class Testpmd(Program):
         mbuf_size: int = 2176,
         huge: bool = False,
         words: Sequence[str] = (),
+        eal: Sequence[str] = (),
         name: str = "testpmd",
     ) -> None:
         pages = ["--in-memory", "--single-file-segments"] if huge else ["--no-huge", "--no-shconf"]
         argv = [*prefix, "stdbuf", "-oL", TESTPMD, "-l", "0,1", "--main-lcore", str(main_core), "--no-pci"]
-        argv += ["--no-telemetry", "--iova-mode=va", *pages, "-m", str(MEMORY_MIB), "--file-prefix", name]
+        argv += [
+            "--no-telemetry",
+            "--iova-mode=va",
+            *pages,
+            "-m",
+            str(MEMORY_MIB),
+            "--file-prefix",
+            name,
+            *eal,
+        ]
         for vdev in vdevs:
             argv += ["--vdev", vdev]
         argv += ["--", "-i", "--nb-cores=1", f"--total-num-mbufs={MBUFS}", f"--mbuf-size={mbuf_size}"]
@@ -121,6 +131,7 @@ class Testpmd(Program):
 
     def command(self, text: str, timeout: float = 10) -> str:
         """Type a command; return what was printed up to the next prompt."""
+        self._seen = len(self.log)
         self.write(f"{text}\n")
         return self._wait_prompt(timeout)
 
@@ -188,12 +199,10 @@ class Testpmd(Program):
         assert status == 0, f"testpmd ended with status {status}\n{self.describe()}"
 
     def _wait_prompt(self, timeout: float) -> str:
-        """What was printed since the last prompt, up to one with nothing typed behind it yet."""
+        """What is printed up to the next prompt; behind it testpmd's other threads may have written more."""
 
         def prompt() -> str | None:
-            text = self.log[self._seen :]
-            return text if text.endswith(PROMPT) else None
+            text, found, _ = self.log[self._seen :].partition(PROMPT)
+            return text if found else None
 
-        text = self.wait_for("testpmd's prompt", prompt, timeout)
-        self._seen += len(text)
-        return text
+        return self.wait_for("testpmd's prompt", prompt, timeout)
