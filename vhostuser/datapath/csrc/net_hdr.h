@@ -48,6 +48,7 @@
 #define VU_F_VERSION_1 (1ULL << 32)
 #define VU_F_ACCESS_PLATFORM (1ULL << 33)
 #define VU_F_RING_PACKED (1ULL << 34)
+#define VU_F_IN_ORDER (1ULL << 35)
 #define VU_F_GUEST_USO4 (1ULL << 54)
 #define VU_F_GUEST_USO6 (1ULL << 55)
 #define VU_F_HOST_USO (1ULL << 56)

@@ -202,6 +202,52 @@ static int look_at_split(struct vu_vring *vring, struct vu_event *event)
     return VU_OK;
 }
 
+static bool is_in_lap(uint16_t flags, bool wrap, uint16_t bit)
+{
+    return !!(flags & bit) == wrap;
+}
+
+/*
+ * Whether a packed ring cannot be at `slot` of lap `wrap`, because whoever served it last was further on.
+ * From there around the ring a slot is available in the lap to come, and so are all before it; or it is as
+ * the lap before left it: used, or the rest of a used chain.  The rest of a chain ends with the first
+ * descriptor without NEXT; of chains completed in order (IN_ORDER) only the last may have been written, so
+ * there it says nothing.
+ */
+static bool is_stale(const struct vu_vring *vring, uint16_t slot, bool wrap)
+{
+    bool in_order = vring->pair->device->features & VU_F_IN_ORDER, chain_ended = false, gap_wrap = wrap;
+    uint32_t gaps = 0;
+    uint16_t gap = slot;
+
+    for (uint32_t i = 0; i < vring->size; i++) {
+        uint16_t flags = vu_acquire_le16(&vring->packed[slot].flags);
+        bool avail = is_in_lap(flags, wrap, VU_PACKED_AVAIL), used = is_in_lap(flags, wrap, VU_PACKED_USED);
+        bool rest = !avail && used;
+
+        if (avail && used)
+            return true;
+        /* A chain's first descriptor becomes available last, so one may be missing while the driver adds it.
+           If the second was missing it is there by now, unless nobody adds any: pairs with the driver's
+           release. */
+        if (avail && gaps > 1 &&
+            !is_in_lap(vu_acquire_le16(&vring->packed[gap].flags), gap_wrap, VU_PACKED_AVAIL))
+            return true;
+        if (!avail && ++gaps == 2) {
+            gap = slot;
+            gap_wrap = wrap;
+        }
+        if (rest && chain_ended && !in_order)
+            return true;
+        chain_ended = rest && (!(flags & VU_DESC_NEXT) || flags & VU_DESC_INDIRECT);
+        if (++slot == vring->size) {
+            slot = 0;
+            wrap = !wrap;
+        }
+    }
+    return false;
+}
+
 /* A packed ring has no index in memory: the base is all there is.  Bits 0-14 next available slot, 15 its
    lap's bit, 16-30 next used slot, 31 its lap's bit.  Where the used half is 0 it was not filled in
    (virtio-user, DPDK) and equals the other; a genuine 0 there means the same, since rings are drained before
@@ -210,7 +256,7 @@ static int look_at_split(struct vu_vring *vring, struct vu_event *event)
 static int look_at_packed(struct vu_vring *vring, struct vu_event *event)
 {
     uint32_t base = vring->base >> 16 ? vring->base >> 16 : vring->base & 0xffff;
-    uint16_t slot = base & 0x7fff, flags;
+    uint16_t slot = base & 0x7fff;
     bool wrap = base & 0x8000;
 
     event->value[0] = event->value[2] = base;
@@ -218,9 +264,7 @@ static int look_at_packed(struct vu_vring *vring, struct vu_event *event)
     event->error = 1;
     if (slot >= vring->size)
         return vu_trouble(vring, VU_ERR_BASE, slot, wrap, vring->size, vring->base);
-    flags = vu_acquire_le16(&vring->packed[slot].flags);
-    /* Used in this lap already: whoever served the ring last was further on. */
-    if (!!(flags & VU_PACKED_AVAIL) == wrap && !!(flags & VU_PACKED_USED) == wrap)
+    if (is_stale(vring, slot, wrap))
         return vu_trouble(vring, VU_ERR_BASE, slot, wrap, vring->size, vring->base);
     vring->position = vring->next = slot;
     vring->wrap = vring->next_wrap = wrap;
