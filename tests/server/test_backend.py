@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import open_fds
+from tests.plain_frontend import close_all
 from tests.server.conftest import blocking, serving, until
 from vhostuser.config import DeviceConfig
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.server import backend
+from vhostuser.server.transport import Transport
+from vhostuser.session.session import Session
 from vhostuser.wire.constants import Request
+from vhostuser.wire.messages import U64, Message, Reply
 
 FRAME = b"\xff" * 6 + b"\x02\0\0\0\0\1" + b"\x88\xb5" + bytes(46)
 
@@ -240,3 +245,96 @@ async def test_refusal_that_ends_the_connection_is_said_once(
 
     (line,) = [record.message for record in caplog.records if "GET_VRING_BASE" in record.message]
     assert line.startswith("front-end disconnected: GET_VRING_BASE ring 256: ")
+
+
+class TestReplyWithFd:
+    """Who closes the fd of a reply: we do, when it was sent or when it never will be."""
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def connected(
+        folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[tuple[socket.socket, list[tuple[int, ...]]]]:
+        """A connection whose every request is answered with an eventfd, and the fds of each send."""
+        attempts: list[tuple[int, ...]] = []
+        send = Transport.send
+
+        def handle(self: Session, message: Message) -> Reply:
+            return Reply(message.request, U64(5), (os.eventfd(7),))
+
+        def watched(self: Transport, content: bytes, fds: Sequence[int] = ()) -> int:
+            attempts.append(tuple(fds))
+            return send(self, content, fds)
+
+        monkeypatch.setattr(Session, "handle", handle)
+        monkeypatch.setattr(Transport, "send", watched)
+        path = folder / "a.sock"
+        async with serving(DeviceConfig(socket_path=str(path), port="echo")):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(10)
+                sock.connect(str(path))
+                yield sock, attempts
+
+    async def test_is_closed_when_it_was_sent(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def play(sock: socket.socket) -> None:
+            sock.sendall(header(Request.GET_FEATURES, 0))
+            content, fds, _, _ = socket.recv_fds(sock, 64, 4)
+            assert len(content) == 20
+            (fd,) = fds
+            assert os.eventfd_read(fd) == 7
+            os.close(fd)
+
+        async with self.connected(folder, monkeypatch) as (sock, _):
+            await blocking(lambda: play(sock))
+
+    async def test_waits_with_its_reply_and_goes_with_the_first_byte(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(self: Transport, content: bytes, fds: Sequence[int] = ()) -> int:
+            monkeypatch.setattr(Transport, "send", in_pieces)
+            raise BlockingIOError
+
+        async with self.connected(folder, monkeypatch) as (sock, attempts):
+            watched = Transport.send
+
+            def in_pieces(self: Transport, content: bytes, fds: Sequence[int] = ()) -> int:
+                return watched(self, content[:3], fds)
+
+            monkeypatch.setattr(Transport, "send", full)
+
+            def play() -> None:
+                sock.sendall(header(Request.GET_FEATURES, 0))
+                content, fds, _, _ = socket.recv_fds(sock, 64, 4)
+                close_all(fds)
+                while len(content) < 20:
+                    piece = sock.recv(20 - len(content))
+                    assert piece
+                    content += piece
+                assert len(fds) == 1
+
+            await blocking(play)
+            assert [len(fds) for fds in attempts] == [1, 0, 0, 0, 0, 0, 0]
+
+    async def test_is_closed_with_the_connection_if_it_never_was_sent(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = 0
+
+        def full(self: Transport, content: bytes, fds: Sequence[int] = ()) -> int:
+            nonlocal tried
+            tried += len(fds)
+            raise BlockingIOError
+
+        async with self.connected(folder, monkeypatch) as (sock, _):
+            monkeypatch.setattr(Transport, "send", full)
+            sock.sendall(header(Request.GET_FEATURES, 0))
+            await until(lambda: tried > 0)
+
+    async def test_is_closed_when_sending_fails(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(self: Transport, content: bytes, fds: Sequence[int] = ()) -> int:
+            raise BrokenPipeError
+
+        async with self.connected(folder, monkeypatch) as (sock, _):
+            monkeypatch.setattr(Transport, "send", broken)
+            sock.sendall(header(Request.GET_FEATURES, 0))
+            await blocking(lambda: assert_closed(sock))

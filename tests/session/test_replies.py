@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from vhostuser.errors import RequestError
-from vhostuser.session.replies import RefusedWith, ask, decide
+from vhostuser.session.replies import Answer, RefusedWith, WithFds, ask, decide
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
-from vhostuser.wire.messages import U64, Config, Empty, Log, Malformed, Message, Payload, Reply
+from vhostuser.wire.messages import U64, Config, Empty, Log, Malformed, Message, Reply
 from vhostuser.wire.requests import FRONTEND_REQUESTS, ReplyKind
 
 NO = RequestError("no")
@@ -15,7 +15,7 @@ ACKS = P.REPLY_ACK
 
 def answer(
     request: int,
-    outcome: Payload | RequestError | None,
+    outcome: Answer | RequestError | None,
     *,
     need_reply: bool = True,
     acked: P = ACKS,
@@ -52,6 +52,11 @@ def test_own_payload_refused_is_raised() -> None:
 def test_own_payload_refused_with_an_answer_is_answered() -> None:
     error = Config(300, 0, 0, b"")
     assert answer(Request.GET_CONFIG, RefusedWith("no", error)) == Reply(Request.GET_CONFIG, error)
+
+
+def test_own_payload_with_fds_takes_them_along() -> None:
+    reply = answer(Request.POSTCOPY_ADVISE, WithFds(Empty(), (7,)))
+    assert reply == Reply(Request.POSTCOPY_ADVISE, Empty(), (7,))
 
 
 def test_own_payload_that_is_missing_is_our_own_mistake() -> None:

@@ -67,6 +67,7 @@ class Backend:
         self._refusal: FrontendError | None = None
         self._unsent = b""
         self._pending: Pending | None = None
+        self._unsent_fds: tuple[int, ...] = ()
         self._open = True
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(SILENCE_SECONDS, self._too_slow)
@@ -95,6 +96,7 @@ class Backend:
         self._loop.remove_reader(self._transport.fileno())
         self._loop.remove_writer(self._transport.fileno())
         reaper.close(self._connection.pending_fds())
+        self._close_unsent_fds()
         self._session.close()
         self._device.disconnect()
         if self._trace is not None:
@@ -188,25 +190,34 @@ class Backend:
         self._watch_rings()
 
     def _send(self, reply: Reply) -> None:
-        content = self._connection.encode(reply)
-        try:
-            sent = self._transport.send(content, reply.fds)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(content):
-            self._unsent = content[sent:]
+        """Takes the reply's fds: they are closed when they have gone out, or with the connection."""
+        self._unsent_fds = reply.fds
+        self._unsent = self._connection.encode(reply)
+        if not self._send_rest():
             self._loop.remove_reader(self._transport.fileno())
             self._loop.add_writer(self._transport.fileno(), self._on_writable)
 
+    def _send_rest(self) -> bool:
+        """Sends what the socket takes, the fds with the first byte; True when nothing is left."""
+        try:
+            sent = self._transport.send(self._unsent, self._unsent_fds)
+        except BlockingIOError:
+            return False
+        self._close_unsent_fds()
+        self._unsent = self._unsent[sent:]
+        return not self._unsent
+
+    def _close_unsent_fds(self) -> None:
+        fds, self._unsent_fds = self._unsent_fds, ()
+        reaper.close(fds)
+
     def _on_writable(self) -> None:
         try:
-            self._unsent = self._unsent[self._transport.send(self._unsent) :]
-        except BlockingIOError:
-            return
+            done = self._send_rest()
         except OSError as error:
             self.close(error.strerror or str(error))
             return
-        if not self._unsent:
+        if done:
             self._loop.remove_writer(self._transport.fileno())
             self._loop.add_reader(self._transport.fileno(), self._on_readable)
 

@@ -26,6 +26,17 @@ class Asked:
     refusal: int
 
 
+@dataclass(frozen=True, slots=True)
+class WithFds:
+    """A payload and the fds that go with it. They belong to the answer, that is to whoever sends it."""
+
+    payload: Payload
+    fds: tuple[int, ...]
+
+
+Answer = Payload | WithFds
+
+
 class RefusedWith(RequestError):
     """A refusal that is told with an answer of the request's own kind; the connection goes on."""
 
@@ -51,7 +62,7 @@ def ask(message: Message, row: RequestRow | None, acked: ProtocolFeature) -> Ask
     return Asked(message, kind, wants_ack, row.acceptance, row.refusal)
 
 
-def decide(asked: Asked, outcome: Payload | RequestError | None) -> Reply | None:
+def decide(asked: Asked, outcome: Answer | RequestError | None) -> Reply | None:
     """The reply to a request that was served with ``outcome``: its own payload, a u64 (0 says yes, but for
     SET_DEVICE_STATE_FD), or none.
 
@@ -65,6 +76,8 @@ def decide(asked: Asked, outcome: Payload | RequestError | None) -> Reply | None
         if isinstance(outcome, RequestError):
             raise outcome
         assert outcome is not None, "a request with a reply of its own was served without one"
+        if isinstance(outcome, WithFds):
+            return Reply(request, outcome.payload, outcome.fds)
         return Reply(request, outcome)
     if asked.kind is ReplyKind.ACK and not asked.wants_ack:
         return None

@@ -16,13 +16,13 @@ from vhostuser.session.device import Device, Pending, Result
 from vhostuser.session.feature_requests import FeatureRequests
 from vhostuser.session.memory_requests import MemoryRequests
 from vhostuser.session.network_requests import NetworkRequests
-from vhostuser.session.replies import Asked, ask, decide
+from vhostuser.session.replies import Answer, Asked, ask, decide
 from vhostuser.session.ring_requests import RingRequests
 from vhostuser.session.state_requests import StateRequests
 from vhostuser.session.states import INITIAL, RingState
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
-from vhostuser.wire.messages import Malformed, Message, Payload, Reply, VringAddr, VringFd, VringState
+from vhostuser.wire.messages import Malformed, Message, Reply, VringAddr, VringFd, VringState
 from vhostuser.wire.requests import FRONTEND_REQUESTS, Gate, RequestRow, RingRule
 
 REQUEST_GROUPS: Final = (FeatureRequests, MemoryRequests, RingRequests, NetworkRequests, StateRequests)
@@ -36,7 +36,7 @@ class Session:
     """The back-end side of one connection.
 
     The owner hands it every message and sends what comes back; fds that are left in the bag of the message
-    afterwards are the owner's to close, whatever happened::
+    afterwards are the owner's to close, whatever happened, and so are the fds of a reply once it was sent::
 
         outcome = session.handle(message)     # Reply, None, or Pending: then stop reading until
         reply = session.complete(pending, result)
@@ -73,7 +73,7 @@ class Session:
         assert self._waiting is None, "a request is handled while another one waits for its result"
         row = FRONTEND_REQUESTS.get(message.request)
         asked = ask(message, row, self._said.protocol_features)
-        outcome: Payload | RequestError | Deferred | None
+        outcome: Answer | RequestError | Deferred | None
         try:
             outcome = self._serve(message, row)
         except RequestError as error:
@@ -100,7 +100,7 @@ class Session:
         self._waiting = None
         self._said.forget()
 
-    def _finish(self, asked: Asked, outcome: Payload | RequestError | None) -> Reply | None:
+    def _finish(self, asked: Asked, outcome: Answer | RequestError | None) -> Reply | None:
         error = outcome if isinstance(outcome, RequestError) else None
         if error is not None:
             error.within(_where(asked.message))
@@ -114,7 +114,7 @@ class Session:
 
     # What is legal
 
-    def _serve(self, message: Message, row: RequestRow | None) -> Payload | Deferred | None:
+    def _serve(self, message: Message, row: RequestRow | None) -> Answer | Deferred | None:
         payload = message.payload
         if isinstance(payload, Malformed):
             raise RequestError(payload.reason)
@@ -125,7 +125,7 @@ class Session:
         if isinstance(payload, VringState | VringAddr | VringFd):
             self._check_ring(row, payload)
         group = next(group for group in self._requests if hasattr(group, row.handler))
-        outcome: Payload | Deferred | None = getattr(group, row.handler)(payload, message.fds)
+        outcome: Answer | Deferred | None = getattr(group, row.handler)(payload, message.fds)
         if row.ring in (RingRule.STOPPED, RingRule.UNMOVED) and isinstance(payload, VringState | VringAddr):
             self._said.ring(payload.index).items[Request(row.request)] = payload
         return outcome

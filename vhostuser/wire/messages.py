@@ -110,7 +110,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. Sending does not close ``fds``; receiving makes them the receiver's."""
+    """An answer. Its fds are the sender's until they are sent and closed there, then the receiver's."""
 
     request: Request | BackendRequest | int
     payload: Payload
