@@ -13,7 +13,8 @@ from vhostuser.frontend import calls, orders
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.dialogue import Script
 from vhostuser.frontend.guest_memory import GuestMemory, Region
-from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
+from vhostuser.frontend.nic import Nic, Ring
+from vhostuser.frontend.orders import ACKS, Order
 from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
@@ -444,13 +445,3 @@ def test_control_ring_is_set_up_behind_the_pairs_as_every_other(memory: GuestMem
     assert [name for name in asked if name.endswith(" 4") and name not in before]
     assert sorted(set(of_ring(4))) == sorted(set(of_ring(3)))
     assert answers.run(orders.stop(device)).count("GET_VRING_BASE 4") == 1
-
-
-def test_groups_are_the_pairs_and_the_control_ring(memory: GuestMemory) -> None:
-    def groups(pairs: int, control: bool) -> list[list[int]]:
-        device = nic(memory, Order.QEMU, pairs=pairs, control=control)
-        return [[ring.index for ring in group] for group in device.groups]
-
-    assert groups(1, False) == [[0, 1]]
-    assert groups(2, False) == [[0, 1], [2, 3]]
-    assert groups(2, True) == [[0, 1], [2, 3], [4]]

@@ -20,7 +20,8 @@ from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.frontend.iommu import Iommu
 from vhostuser.frontend.net_header import header_size
-from vhostuser.frontend.orders import ACKS, Nic, Order, Ring
+from vhostuser.frontend.nic import Nic, Ring
+from vhostuser.frontend.orders import ACKS, Order
 from vhostuser.frontend.timeouts import Deadline
 from vhostuser.frontend.virtqueue_base import RingPlace, user_place
 from vhostuser.wire.constants import Request

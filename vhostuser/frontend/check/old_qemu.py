@@ -13,7 +13,7 @@ from vhostuser.frontend.dialogue import Script
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import LinkOptions
-from vhostuser.frontend.orders import Nic
+from vhostuser.frontend.nic import Nic
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
