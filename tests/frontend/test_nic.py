@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from vhostuser.frontend.nic import Nic, Ring
 from vhostuser.frontend.orders import Order
 from vhostuser.frontend.ring_position import FIRST_BASE
 from vhostuser.wire.features import VirtioFeature as V
+from vhostuser.wire.payloads import Inflight
 
 
 @pytest.fixture
@@ -41,3 +43,14 @@ def test_new_rings_begin_at_the_first_position_of_their_format(
     device.features = features
     device.begin_anew()
     assert [ring.base for ring in device.rings] == [base] * 5
+
+
+def test_dropping_the_inflight_region_closes_its_fd_once(memory: GuestMemory) -> None:
+    device = nic(memory)
+    device.inflight = (Inflight(8320, 0, 2, 256), os.memfd_create("inflight"))
+    fd = device.inflight[1]
+    device.drop_inflight()
+    assert device.inflight is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    device.drop_inflight()

@@ -19,7 +19,15 @@ from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
-from vhostuser.wire.messages import U64, MemoryRegion, MemTable, SingleRegion, VringAddr, VringState
+from vhostuser.wire.messages import (
+    U64,
+    Inflight,
+    MemoryRegion,
+    MemTable,
+    SingleRegion,
+    VringAddr,
+    VringState,
+)
 
 OFFER = V.VERSION_1 | V.PROTOCOL_FEATURES | V.MQ | V.MTU
 ALL_PROTOCOL = P.MQ | P.REPLY_ACK | P.CONFIG | P.STATUS | P.MTU | P.BACKEND_REQ | P.INFLIGHT_SHMFD
@@ -41,6 +49,9 @@ def nic(
     return Nic(order, wanted, pairs, rings, memory, channel_fd=40, mtu=1400)
 
 
+REGION = Inflight(8320, 0, 2, 256)
+
+
 class Answers:
     """A back-end's answers, and a record of what was asked."""
 
@@ -52,6 +63,7 @@ class Answers:
             "GET_STATUS": 0,
             "GET_VRING_BASE": 77,
             "GET_CONFIG": b"config",
+            "GET_INFLIGHT_FD": (REGION, 50),
             **answers,
         }
         self.calls: list[Call[Any]] = []
@@ -263,6 +275,8 @@ def test_cloud_hypervisor_reads_the_config_space_and_sends_addresses_before_base
         "SET_MEM_TABLE",
         "SET_VRING_NUM 0",
         "SET_VRING_NUM 1",
+        "GET_INFLIGHT_FD",
+        "SET_INFLIGHT_FD",
         "SET_VRING_ADDR 0",
         "SET_VRING_BASE 0",
         "SET_VRING_CALL 0",
@@ -280,6 +294,34 @@ def test_cloud_hypervisor_reads_the_config_space_and_sends_addresses_before_base
         "SET_VRING_ENABLE 1",
         "GET_VRING_BASE 1",
     ]
+
+
+def test_cloud_hypervisor_sets_the_inflight_region_that_it_got_and_keeps_it(memory: GuestMemory) -> None:
+    device = nic(memory, Order.CLOUD_HYPERVISOR)
+    answers = Answers()
+    answers.run(orders.negotiate(device))
+    answers.run(orders.start(device))
+    assert device.inflight == (REGION, 50)
+    asked, said = (call for call in answers.calls if "INFLIGHT" in call.request.name)
+    assert asked.payload == Inflight(0, 0, 2, 256)
+    assert (said.payload, said.fds) == (REGION, (50,))
+
+    # Another back-end is told of the region of the last one, and asked for none.
+    again = answers.run(orders.start(device))
+    assert [name for name in again if "INFLIGHT" in name] == ["SET_INFLIGHT_FD"]
+
+
+@pytest.mark.parametrize("order", Order)
+def test_no_inflight_region_without_a_back_end_or_a_front_end_that_has_one(
+    memory: GuestMemory, order: Order
+) -> None:
+    without = ALL_PROTOCOL & ~P.INFLIGHT_SHMFD
+    for wanted, offered in ((without, ALL_PROTOCOL), (None, without)):
+        device = nic(memory, order)
+        device.protocol_wanted = wanted
+        answers = Answers(GET_PROTOCOL_FEATURES=offered)
+        answers.run(orders.negotiate(device))
+        assert not any("INFLIGHT" in name for name in answers.run(orders.start(device)))
 
 
 @pytest.mark.parametrize("order", Order)

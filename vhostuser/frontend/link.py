@@ -250,10 +250,11 @@ class Link:
             self.nic.wanted = features
         self.nic.features = self.nic.offered & self.nic.wanted
         self.nic.begin_anew()
+        self.nic.drop_inflight()
         self._forget()
 
     def resume(self, frontend: Frontend) -> None:
-        """Go on with a back-end that was restarted: rings and memory are as they were when it went.
+        """Go on with a back-end that was restarted: rings, memory and inflight region are as it left them.
 
         The position that each kind of front-end gives after such a loss differs: used index for QEMU, 0 for
         virtio-user, avail index for Cloud Hypervisor. Packed rings have no index to read: virtio-user makes
@@ -304,6 +305,7 @@ class Link:
         self.running = False
         self.frontend.close()
         self._forget()
+        self.nic.drop_inflight()
         self._release()
 
     def _release(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from vhostuser.frontend.ring_position import FIRST_BASE
 from vhostuser.frontend.virtqueue_base import RingPlace
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
-from vhostuser.wire.payloads import MemoryRegion
+from vhostuser.wire.payloads import Inflight, MemoryRegion
 
 if TYPE_CHECKING:
     from vhostuser.frontend.orders import Order
@@ -54,6 +55,8 @@ class Nic:
     """The regions that the back-end has been given; one that is new has none."""
     big_endian: bool = False
     """The guest is a legacy one of the other byte order."""
+    inflight: tuple[Inflight, int] | None = None
+    """The region that this front-end keeps, and its fd, which is the Nic's."""
     offered: V = field(default=V(0))
     features: V = field(default=V(0))
     protocol: P = field(default=P(0))
@@ -69,6 +72,12 @@ class Nic:
         """Every ring's base is that of a new ring."""
         for ring in self.rings:
             ring.base = FIRST_BASE if self.packed else 0
+
+    def drop_inflight(self) -> None:
+        """What it says is of rings that are no more: a new one is asked for at the next start."""
+        if self.inflight is not None:
+            os.close(self.inflight[1])
+            self.inflight = None
 
     def pair(self, number: int) -> Sequence[Ring]:
         """The receive and the transmit ring of a pair."""

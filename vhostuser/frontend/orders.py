@@ -48,7 +48,12 @@ PROTOCOL_FEATURES: dict[Order, P] = {
     | P.CONFIGURE_MEM_SLOTS
     | P.STATUS,
     Order.VIRTIO_USER: P.MQ | P.REPLY_ACK | P.STATUS,
-    Order.CLOUD_HYPERVISOR: P.MQ | P.LOG_SHMFD | P.REPLY_ACK | P.CONFIG | P.CONFIGURE_MEM_SLOTS,
+    Order.CLOUD_HYPERVISOR: P.MQ
+    | P.LOG_SHMFD
+    | P.REPLY_ACK
+    | P.CONFIG
+    | P.CONFIGURE_MEM_SLOTS
+    | P.INFLIGHT_SHMFD,
 }
 """What each acknowledges out of an offer, as far as this front-end has the messages that follow from it."""
 
@@ -159,6 +164,16 @@ def _endian(nic: Nic, ring: Ring, big: bool) -> Script[None]:
         if P.CROSS_ENDIAN not in nic.protocol:
             raise PeerError("back-end serves no guest of the other byte order: it lacks CROSS_ENDIAN")
         yield calls.set_vring_endian(ring.index, big)
+
+
+def _inflight(nic: Nic) -> Script[None]:
+    """A region from this back-end, or the one from its predecessor; the one as the other is then set."""
+    if P.INFLIGHT_SHMFD not in nic.protocol:
+        return
+    if nic.inflight is None:
+        nic.inflight = yield from _ask(calls.get_inflight_fd(len(nic.rings), nic.rings[0].size))
+    layout, fd = nic.inflight
+    yield calls.set_inflight_fd(layout, fd)
 
 
 def _address(ring: Ring) -> Call[None]:
@@ -279,6 +294,7 @@ def _cloud_hypervisor_start(nic: Nic) -> Script[None]:
     yield from _mem_table(nic)
     for ring in nic.rings:
         yield calls.set_vring_num(ring.index, ring.size)
+    yield from _inflight(nic)
     for ring in nic.rings:
         yield _address(ring)
         yield calls.set_vring_base(ring.index, ring.base)
