@@ -21,10 +21,24 @@ BIT_30 = 1 << 30
 VERSION_1 = 1 << 32
 REPLY_ACK = 1 << 3
 SERVED_PROTOCOL = (
-    1 << 0 | 1 << 1 | 1 << 2 | REPLY_ACK | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 13 | 1 << 15 | 1 << 16 | 1 << 19
+    1 << 0
+    | 1 << 1
+    | 1 << 2
+    | REPLY_ACK
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 12
+    | 1 << 13
+    | 1 << 15
+    | 1 << 16
+    | 1 << 19
+    | 1 << 20
+    | 1 << 23
 )
 """What this version offers without a config space, but for what changes the meaning of addresses."""
 GPA_ADDRESSES = 1 << 21
+GET_INFLIGHT_FD = 31
 
 
 def u64(value: int) -> bytes:
@@ -54,8 +68,16 @@ def single(gpa: int, size: int, uva: int, offset: int = 0) -> bytes:
     return struct.pack("=QQQQQ", 0, gpa, size, uva, offset)
 
 
+def inflight(size: int, offset: int, num_queues: int, queue_size: int) -> bytes:
+    """The form of 64-bit peers, with the tail that C adds."""
+    return struct.pack("=QQHHI", size, offset, num_queues, queue_size, 0)
+
+
 class PlainFrontend:
-    """Connected at once. Every reply is read in one piece and has flags of exactly 5."""
+    """Connected at once. Every reply is read in one piece and has flags of exactly 5.
+
+    The fds that come with replies are in ``fds``, and closed in the end.
+    """
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -66,6 +88,7 @@ class PlainFrontend:
             self.sock.close()
             raise
         self.sock.settimeout(scaled(20))
+        self.fds: list[int] = []
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +97,7 @@ class PlainFrontend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.sock.close()
+        close_all(self.fds)
 
     def send(
         self,
@@ -93,9 +117,10 @@ class PlainFrontend:
 
     def reply(self, request: int) -> bytes:
         """The payload of the next reply, which has to be one to ``request``."""
-        content, ancillary, _, _ = self.sock.recvmsg(8192, 64)
+        content, fds, _, _ = socket.recv_fds(self.sock, 8192, 4)
+        self.fds += fds
         assert content, "the connection ended"
-        assert not ancillary
+        assert len(fds) == (1 if request == GET_INFLIGHT_FD else 0)
         number, flags, size = HEADER.unpack_from(content)
         assert (number, flags, size) == (request, VERSION | REPLY, len(content) - HEADER.size)
         return content[HEADER.size :]

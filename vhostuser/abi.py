@@ -21,6 +21,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
         "counters.h",
         "memory.h",
         "dirty_log.h",
+        "inflight.h",
         "device.h",
         "filter.h",
         "control.h",

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from tests.conformance.messages import Row
 from tests.plain_frontend import close_all
 
-SET_MEM_TABLE, SET_LOG_BASE, SET_BACKEND_REQ_FD, ADD_MEM_REG, SET_DEVICE_STATE_FD = 5, 6, 21, 37, 42
+SET_MEM_TABLE, SET_LOG_BASE, SET_BACKEND_REQ_FD, SET_INFLIGHT_FD, ADD_MEM_REG = 5, 6, 21, 32, 37
+SET_DEVICE_STATE_FD = 42
 
 
 def memfd(size: int = 4096) -> int:
@@ -32,6 +33,8 @@ def for_row(row: Row, count: int | None = None) -> Iterator[list[int]]:
 def _one(row: Row) -> int:
     if row.number in (SET_MEM_TABLE, SET_LOG_BASE, ADD_MEM_REG):
         return memfd()
+    if row.number == SET_INFLIGHT_FD:
+        return memfd(8192)
     if row.number in (SET_BACKEND_REQ_FD, SET_DEVICE_STATE_FD):
         ours, theirs = socket.socketpair()
         ours.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tests.plain_frontend import VERSION_1, address, iotlb, single, state, table, u64
+from tests.plain_frontend import VERSION_1, address, inflight, iotlb, single, state, table, u64
 
 
 class Answer(Enum):
@@ -66,8 +66,8 @@ ROWS = (
     Row(28, "POSTCOPY_ADVISE", Answer.OWN, b""),
     Row(29, "POSTCOPY_LISTEN", Answer.ACK, b""),
     Row(30, "POSTCOPY_END", Answer.U64, b""),
-    Row(31, "GET_INFLIGHT_FD", Answer.OWN, bytes(24)),
-    Row(32, "SET_INFLIGHT_FD", Answer.ACK, bytes(24), fds=1),
+    Row(31, "GET_INFLIGHT_FD", Answer.OWN, inflight(0, 0, 2, 128), served=True),
+    Row(32, "SET_INFLIGHT_FD", Answer.ACK, inflight(2 * 2112, 0, 2, 128), fds=1, served=True),
     Row(33, "GPU_SET_SOCKET", Answer.ACK, b"", fds=1),
     Row(34, "RESET_DEVICE", Answer.ACK, b"", served=True),
     Row(35, "VRING_KICK", Answer.ACK, state(0, 0)),
@@ -80,7 +80,7 @@ ROWS = (
     Row(42, "SET_DEVICE_STATE_FD", Answer.U64, bytes(8), fds=1, served=True),
     Row(43, "CHECK_DEVICE_STATE", Answer.U64, b"", served=True),
     Row(44, "GET_SHMEM_CONFIG", Answer.OWN, b""),
-    Row(45, "GET_VRING_BASE_SKIP_DRAIN", Answer.OWN, state(0, 0)),
+    Row(45, "GET_VRING_BASE_SKIP_DRAIN", Answer.OWN, state(0, 0), served=True),
 )
 
 SERVED = tuple(row for row in ROWS if row.served)

@@ -336,6 +336,30 @@ MUSTS = (
         "test_config_space.py::test_read_only_fields_are_not_set",
     ),
     must(
+        "GET_INFLIGHT_FD",
+        "the answer is the layout in full, with an fd of a new region of the negotiated format",
+        "session/test_inflight_requests.py::test_get_is_answered_with_the_layout_and_an_fd_in_the_form_received",
+        "memory/test_inflight.py::test_part_is_head_and_entries_rounded_up_to_64",
+    ),
+    must(
+        "GET_INFLIGHT_FD",
+        "the region says how far each ring is, and what is in flight",
+        "datapath/test_inflight.py::test_says_after_each_turn_how_far_the_ring_is_and_that_nothing_is_in_flight",
+    ),
+    must(
+        "SET_INFLIGHT_FD",
+        "what another life left in flight is served again, in its order and once",
+        "datapath/test_inflight.py::test_chains_of_another_life_are_served_first_in_its_order_and_once",
+        "datapath/test_inflight.py::test_chains_of_another_life_are_served_first_from_their_copies",
+    ),
+    must(
+        "SET_INFLIGHT_FD",
+        "an update that was cut short is carried out where the ring shows it, and else taken back",
+        "datapath/test_inflight.py::test_batch_that_was_published_is_not_served_again",
+        "datapath/test_inflight.py::test_update_that_was_published_is_carried_out",
+        "datapath/test_inflight.py::test_update_that_was_not_published_is_taken_back",
+    ),
+    must(
         "RESET_DEVICE",
         "rings are disabled and the device is as at first; the connection stays",
         "test_negotiation.py::test_reset_device_stops_and_disables_every_ring_and_keeps_memory",
@@ -386,6 +410,12 @@ MUSTS = (
         "test_device_state.py::test_check_without_a_transfer_is_an_error",
         "test_device_state.py::test_state_of_an_unknown_newer_version_is_refused",
     ),
+    must(
+        "GET_VRING_BASE_SKIP_DRAIN",
+        "the ring stops and its base is returned, without waiting for what is in flight",
+        "session/test_ring_requests.py::test_is_as_get_vring_base",
+        "session/test_ring_requests.py::test_needs_all_three_features",
+    ),
     # Programs
     must(
         "Backend program conventions",
@@ -406,11 +436,8 @@ ABSENT = (
     Absent("POSTCOPY_ADVISE", P.PAGEFAULT),
     Absent("POSTCOPY_LISTEN", P.PAGEFAULT),
     Absent("POSTCOPY_END", P.PAGEFAULT),
-    Absent("GET_INFLIGHT_FD", P.INFLIGHT_SHMFD),
-    Absent("SET_INFLIGHT_FD", P.INFLIGHT_SHMFD),
     Absent("GPU_SET_SOCKET", None),
     Absent("VRING_KICK", P.INBAND_NOTIFICATIONS),
     Absent("GET_SHARED_OBJECT", P.SHARED_OBJECT),
     Absent("GET_SHMEM_CONFIG", P.SHMEM),
-    Absent("GET_VRING_BASE_SKIP_DRAIN", P.GET_VRING_BASE_SKIP_DRAIN),
 )

@@ -228,7 +228,7 @@ def test_counters_can_be_read_of_a_faulted_device(bench: Bench, wire: Wire) -> N
     work(tx)
     bench.settle()
 
-    assert tx.counters == VringCounters(0, 0, 0, 0, tx.counters.kicks, 0, 0, 0, 0, {})
+    assert tx.counters == VringCounters(0, 0, 0, 0, tx.counters.kicks, 0, 0, 0, 0, 0, {})
 
 
 # A SIGBUS that is not ours

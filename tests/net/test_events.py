@@ -40,6 +40,21 @@ def test_ring_that_starts_elsewhere_is_a_warning_with_both_numbers() -> None:
     assert "2 entries waiting" in text
 
 
+def test_ring_says_how_many_chains_it_serves_again() -> None:
+    level, text = describe(event(EventKind.RING_STARTED, values=(5, 5, 5, 9 | 3 << 32)))
+
+    assert level == logging.INFO
+    assert text.endswith("from 5, 4 entries waiting; 3 chains that were in flight are served again")
+
+
+def test_packed_ring_that_starts_elsewhere_names_both_slots() -> None:
+    level, text = describe(event(EventKind.RING_STARTED, 1, values=(0x8007, 0x8000, 0x8007, 0)))
+
+    assert level == logging.WARNING
+    assert "runs from slot 7 with lap bit 1 of a packed ring" in text
+    assert "base slot 0 with lap bit 1, but" in text
+
+
 @pytest.mark.parametrize("error", ERROR_NAMES)
 def test_broken_ring_says_why_with_its_values(error: int) -> None:
     level, text = describe(event(EventKind.RING_BROKEN, error, (77, 0x1234000, 66, 0)))

@@ -8,7 +8,7 @@ from vhostuser.net.ring_items import RingItems
 from vhostuser.session.states import RingState
 from vhostuser.wire.payloads import VringAddr
 
-NOTHING = VringCounters(0, 0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = VringCounters(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 ADDR = VringAddr(index=1, flags=0, desc=0x1000, used=0x3000, avail=0x2000, log=0)
 
 

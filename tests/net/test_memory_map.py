@@ -9,7 +9,8 @@ from tests.net.device_rig import Rig
 from vhostuser.datapath.worker import EventKind
 from vhostuser.errors import RequestError
 from vhostuser.frontend.virtqueue import Segment
-from vhostuser.wire.payloads import MemoryRegion
+from vhostuser.wire.features import VirtioFeature as V
+from vhostuser.wire.payloads import Inflight, MemoryRegion
 
 
 def test_memory_that_is_replaced_is_unmapped(rig: Rig) -> None:
@@ -211,3 +212,55 @@ def test_what_was_removed_is_forgotten_with_the_front_end_and_after_509_others(r
     rig.device.disconnect()
     with pytest.raises(RequestError):
         rig.device.rem_mem_reg(MemoryRegion(1 << 32, 4096, 0x1000, 0))
+
+
+def inflight_mappings() -> int:
+    """Inflight regions mapped now, when those are unmapped that are on their way."""
+    open_fds()
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:vhostuser-inflight" in line for line in maps)
+
+
+@pytest.mark.parametrize(("features", "part"), [(V.VERSION_1, 4160), (V.VERSION_1 | V.RING_PACKED, 8256)])
+def test_inflight_region_is_of_the_negotiated_format(rig: Rig, features: V, part: int) -> None:
+    rig.device.set_features(features)
+    layout, fd = rig.device.get_inflight_fd(Inflight(7, 7, 4, 256, padded=False))
+
+    assert layout == Inflight(4 * part, 0, 4, 256, padded=False)
+    assert os.fstat(fd).st_size == layout.mmap_size
+    os.close(fd)
+
+
+def test_inflight_region_that_is_replaced_is_unmapped_and_its_fds_closed(rig: Rig) -> None:
+    before = open_fds().keys()
+    for _ in range(1000):
+        _, fd = rig.device.get_inflight_fd(Inflight(0, 0, 256, 32768))
+        os.close(fd)
+
+    assert inflight_mappings() == 1
+    assert open_fds().keys() == before
+    rig.device.disconnect()
+    assert inflight_mappings() == 0
+
+
+def test_inflight_region_that_is_refused_leaves_the_old_one(rig: Rig) -> None:
+    layout, fd = rig.device.get_inflight_fd(Inflight(0, 0, 2, 16))
+    with pytest.raises(RequestError, match="needs a file of"):
+        rig.device.set_inflight_fd(Inflight(layout.mmap_size + 64, 0, 2, 16), os.dup(fd))
+    rig.start(1)
+
+    assert os.pread(fd, 2, layout.mmap_size // 2 + 8) == (1).to_bytes(2, "little")
+    os.close(fd)
+
+
+def test_inflight_region_that_the_front_end_brings_is_used(rig: Rig) -> None:
+    layout, fd = rig.device.get_inflight_fd(Inflight(0, 0, 2, 16))
+    other, other_fd = rig.device.get_inflight_fd(Inflight(0, 0, 2, 16))
+    assert other == layout
+    rig.device.set_inflight_fd(layout, os.dup(fd))
+    rig.start(1)
+
+    versions = [os.pread(one, 2, layout.mmap_size // 2 + 8) for one in (fd, other_fd)]
+    assert versions == [(1).to_bytes(2, "little"), bytes(2)]
+    os.close(fd)
+    os.close(other_fd)

@@ -137,9 +137,19 @@ def test_protocol_offer_has_what_this_version_serves() -> None:
         | P.MTU
         | P.BACKEND_REQ
         | P.CROSS_ENDIAN
+        | P.INFLIGHT_SHMFD
         | P.RESET_DEVICE
         | P.CONFIGURE_MEM_SLOTS
         | P.STATUS
+        | P.GET_VRING_BASE_INFLIGHT
         | P.GPA_ADDRESSES
         | P.DEVICE_STATE
+        | P.GET_VRING_BASE_SKIP_DRAIN
     )
+
+
+def test_protocol_feature_goes_with_the_one_that_it_must_not_come_without() -> None:
+    three = P.INFLIGHT_SHMFD | P.GET_VRING_BASE_INFLIGHT | P.GET_VRING_BASE_SKIP_DRAIN
+    assert protocol_offer(disabled=P.INFLIGHT_SHMFD, config_space=False) & three == P(0)
+    offer = protocol_offer(disabled=P.GET_VRING_BASE_INFLIGHT, config_space=False)
+    assert offer & three == P.INFLIGHT_SHMFD

@@ -14,7 +14,7 @@ from vhostuser.net.state_record import MAX_MACS, MAX_RECORD, NetRecord, RingReco
 
 MOST = 2**63 - 1
 MAC = bytes.fromhex("525400123456")
-RING = RingRecord(1, 2, 3, 4, 5, 6, 7, 8, 9, {"no_buffers": 10})
+RING = RingRecord(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, {"no_buffers": 10})
 RECORD = NetRecord(rings={0: RING, 255: RING}, features=1 << 32, mtu=1400, macs=(MAC,))
 EMPTY = NetRecord(rings={}, features=0, mtu=0, macs=())
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.session.fake_device import OFFER, PROTOCOL_OFFER
+from tests.session.fake_device import INFLIGHT_OFFER, OFFER, PROTOCOL_OFFER, FakeDevice
 from tests.session.talk import BIT_30, Talk, addr
 from vhostuser.session.states import RingState
 from vhostuser.wire.constants import Request
@@ -25,6 +25,16 @@ def talk() -> Talk:
 def acked(talk: Talk) -> Talk:
     """Everything that is offered is acknowledged."""
     talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER)))
+    talk.send(R.SET_FEATURES, U64(int(OFFER) | BIT_30))
+    talk.device.take_calls()
+    return talk
+
+
+@pytest.fixture
+def tracking() -> Talk:
+    """Everything is acknowledged, inflight regions as well."""
+    talk = Talk(FakeDevice(protocol_features=INFLIGHT_OFFER))
+    talk.send(R.SET_PROTOCOL_FEATURES, U64(int(INFLIGHT_OFFER)))
     talk.send(R.SET_FEATURES, U64(int(OFFER) | BIT_30))
     talk.device.take_calls()
     return talk

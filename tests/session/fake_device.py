@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vhostuser.errors import RequestError
 from vhostuser.session.device import Pending
 from vhostuser.session.states import RingState
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
-from vhostuser.wire.messages import MemoryRegion, VringAddr
+from vhostuser.wire.messages import Inflight, MemoryRegion, VringAddr
 
 OFFER = (
     V.CSUM
@@ -29,6 +29,7 @@ OFFER = (
     | V.IN_ORDER
 )
 PROTOCOL_OFFER = P.MQ | P.RARP | P.REPLY_ACK | P.MTU | P.BACKEND_REQ | P.CONFIG | P.RESET_DEVICE
+INFLIGHT_OFFER = PROTOCOL_OFFER | P.INFLIGHT_SHMFD | P.GET_VRING_BASE_INFLIGHT | P.GET_VRING_BASE_SKIP_DRAIN
 
 
 @dataclass
@@ -106,6 +107,14 @@ class FakeDevice:
         self.fds.append(fd)
         self._note("set_log_base", size, offset, fd)
         return self.deferred.get("set_log_base")
+
+    def get_inflight_fd(self, wanted: Inflight) -> tuple[Inflight, int]:
+        self._note("get_inflight_fd", wanted)
+        return replace(wanted, mmap_size=4096), 99
+
+    def set_inflight_fd(self, layout: Inflight, fd: int) -> None:
+        self.fds.append(fd)
+        self._note("set_inflight_fd", layout, fd)
 
     def set_vring_num(self, index: int, num: int) -> None:
         self._note("set_vring_num", index, num)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.session.fake_device import OFFER, PROTOCOL_OFFER, FakeDevice
+from tests.session.fake_device import INFLIGHT_OFFER, OFFER, PROTOCOL_OFFER, FakeDevice
 from tests.session.talk import BIT_30, Talk, addr
 from vhostuser.errors import RequestError
 from vhostuser.session.device import Pending
@@ -227,3 +227,29 @@ class TestEndian:
 
     def test_needs_to_be_negotiated(self, acked: Talk) -> None:
         assert "CROSS_ENDIAN" in acked.refusal(R.SET_VRING_ENDIAN, VringState(0, 1))
+
+
+BASE_FEATURES = (P.INFLIGHT_SHMFD, P.GET_VRING_BASE_INFLIGHT, P.GET_VRING_BASE_SKIP_DRAIN)
+
+
+class TestGetVringBaseSkipDrain:
+    def test_is_as_get_vring_base(self, tracking: Talk) -> None:
+        tracking.tell(R.SET_VRING_KICK, VringFd(0), [20])
+        tracking.device.bases[0] = 77
+        tracking.device.take_calls()
+        assert tracking.get(R.GET_VRING_BASE_SKIP_DRAIN, VringState(0, 0xDEAD)) == VringState(0, 77)
+        assert tracking.ring_is(0, S.STOPPED_DISABLED)
+        assert tracking.device.take_calls() == [
+            ("set_vring_state", 0, S.STOPPED_DISABLED),
+            ("get_vring_base", 0),
+        ]
+
+    @pytest.mark.parametrize("without", BASE_FEATURES)
+    def test_needs_all_three_features(self, without: P) -> None:
+        talk = Talk(FakeDevice(protocol_features=INFLIGHT_OFFER))
+        acked = P.REPLY_ACK
+        for feature in BASE_FEATURES:
+            acked |= feature if feature is not without else P(0)
+        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(acked)))
+        with pytest.raises(RequestError, match=f"needs {without.name}, which was not negotiated"):
+            talk.send(R.GET_VRING_BASE_SKIP_DRAIN, VringState(0, 0))

@@ -4,7 +4,7 @@ from vhostuser.datapath.vring import VringCounters
 from vhostuser.stats.summary import summarise
 
 
-def counters(packets: int, length: int, drops: dict[str, int]) -> VringCounters:
+def counters(packets: int, length: int, drops: dict[str, int], corrected: int = 0) -> VringCounters:
     return VringCounters(
         packets=packets,
         bytes=length,
@@ -15,6 +15,7 @@ def counters(packets: int, length: int, drops: dict[str, int]) -> VringCounters:
         calls_suppressed=0,
         offloads=0,
         linearised=0,
+        bases_corrected=corrected,
         drops=drops,
     )
 
@@ -35,3 +36,9 @@ def test_summarise_names_each_reason_of_a_drop_once() -> None:
     )
 
     assert text.endswith("0 frames (0 bytes) to the guest, dropped: no_buffers 5, runt 3")
+
+
+def test_summarise_says_how_often_a_ring_was_not_where_the_front_end_said() -> None:
+    text = summarise({0: counters(0, 0, {}, corrected=1), 1: counters(0, 0, {}, corrected=2)})
+
+    assert text.endswith("; start positions corrected: 3")

@@ -16,6 +16,7 @@ from typing import Final
 from vhostuser.datapath._datapath import ffi, lib
 from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.faults import DROP_NAMES, explain
+from vhostuser.datapath.inflight import InflightRegion
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.rx_filter import RxFilter
@@ -76,6 +77,8 @@ class VringCounters:
     calls_suppressed: int
     offloads: int
     linearised: int
+    bases_corrected: int
+    """Starts at another position than the front-end gave: it had lost the ring's."""
     drops: dict[str, int] = field(default_factory=dict)
     """By reason, zeros left out."""
 
@@ -146,6 +149,12 @@ class PacketDevice:
         again and gets no further bit."""
         with self.paused():
             lib.vu_device_set_log(self.handle, ffi.NULL if log is None else log.handle)
+
+    def set_inflight(self, region: InflightRegion | None) -> None:
+        """Where rings that start from now on say how far they are; none may be started. The old one is the
+        caller's again."""
+        with self.paused():
+            lib.vu_device_set_inflight(self.handle, ffi.NULL if region is None else region.handle)
 
     def set_filter(self, rx_filter: RxFilter | None) -> None:
         """What frames to the guest have to pass; None: every frame is delivered."""
@@ -237,7 +246,7 @@ class RingPair:
             self._check(ring, lib.vu_vring_start(self.handle, ring, c_setup))
 
     def stop(self, ring: int) -> int:
-        """Stops it, running or not; returns the next available index, equal to the used index."""
+        """Stops it, running or not; returns its position as the answer to GET_VRING_BASE has it."""
         with paused([self.worker]):
             return lib.vu_vring_stop(self.handle, ring)
 
@@ -276,6 +285,7 @@ class RingPair:
             c.calls_suppressed,
             c.offloads,
             c.linearised,
+            c.bases_corrected,
             drops,
         )
 

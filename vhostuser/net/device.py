@@ -30,7 +30,7 @@ from vhostuser.session.checks import check_features_offered
 from vhostuser.session.device import Pending
 from vhostuser.wire.constants import MAX_VRINGS
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
-from vhostuser.wire.payloads import MemoryRegion
+from vhostuser.wire.payloads import Inflight, MemoryRegion
 
 QUEUE_NUM = 128
 """GET_QUEUE_NUM: pairs to QEMU, rings to Cloud Hypervisor; true in both readings for up to 64 pairs."""
@@ -160,6 +160,12 @@ class NetDevice(RingControl):
 
     def set_log_base(self, size: int, offset: int, fd: int) -> None:
         self._memory.set_log(fd, size, offset)
+
+    def get_inflight_fd(self, wanted: Inflight) -> tuple[Inflight, int]:
+        return self._memory.make_inflight(wanted, VirtioFeature.RING_PACKED in self._features)
+
+    def set_inflight_fd(self, layout: Inflight, fd: int) -> None:
+        self._memory.set_inflight(fd, layout, VirtioFeature.RING_PACKED in self._features)
 
     def set_mtu(self, mtu: int) -> None:
         self._mtu = mtu

@@ -36,15 +36,22 @@ def describe(event: WorkerEvent, control: int | None = None) -> tuple[int, str]:
 
 
 def _started(event: WorkerEvent, is_control: bool) -> tuple[int, str]:
-    position, base, used, available = event.values
+    position, base, used, rest = event.values
+    available, again = rest & 0xFFFF_FFFF, rest >> 32
     role = "control" if is_control else "guest sends" if event.ring % 2 else "guest receives"
     text = f"ring {event.ring} ({role}) runs from "
     if event.error == _PACKED:
-        return logging.INFO, f"{text}slot {position & _SLOT} of a packed ring, lap bit {position >> _LAP_BIT}"
-    waiting = (available - position) % 65536
-    text += f"{position}, {waiting} entries waiting"
+        text += f"{_slot(position)} of a packed ring"
+        correction = f"{_slot(base)}, but the inflight region and the ring say otherwise"
+    else:
+        text += f"{position}, {(available - position) % 65536} entries waiting"
+        correction = f"{base}, but the ring was used up to {used}, so that holds"
+    if again:
+        text += f"; {again} chains that were in flight are served again"
     if base != used:
-        return logging.WARNING, (
-            f"{text}; the front-end gave base {base}, but the ring was used up to {used}, so that holds"
-        )
+        return logging.WARNING, f"{text}; the front-end gave base {correction}"
     return logging.INFO, text
+
+
+def _slot(half: int) -> str:
+    return f"slot {half & _SLOT} with lap bit {half >> _LAP_BIT}"

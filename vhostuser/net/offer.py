@@ -45,11 +45,14 @@ _PROTOCOL = (
     | ProtocolFeature.MTU
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CROSS_ENDIAN
+    | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
     | ProtocolFeature.DEVICE_STATE
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
     | ProtocolFeature.GPA_ADDRESSES
+    | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
 )
 
 _ASKING = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
@@ -67,6 +70,12 @@ _NEEDS = (
 """Bits, and those of which at least one must be there too (virtio 1.2, 5.1.3.1); in order of dependence.
 
 Not MQ and GUEST_ANNOUNCE, which need CTRL_VQ as well: QEMU acknowledges them to us without it."""
+
+_PROTOCOL_NEEDS = (
+    (ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.INFLIGHT_SHMFD),
+    (ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN, ProtocolFeature.GET_VRING_BASE_INFLIGHT),
+)
+"""A bit, and the one that it must not come without; in order of dependence."""
 
 
 def virtio_offer(
@@ -98,7 +107,11 @@ def virtio_offer(
 
 def protocol_offer(*, disabled: ProtocolFeature, config_space: bool) -> ProtocolFeature:
     offer = _PROTOCOL | (ProtocolFeature.CONFIG if config_space else ProtocolFeature(0))
-    return offer & ~disabled
+    offer &= ~disabled
+    for dependent, needed in _PROTOCOL_NEEDS:
+        if needed not in offer:
+            offer &= ~dependent
+    return offer
 
 
 def closed(offer: VirtioFeature) -> VirtioFeature:

@@ -52,6 +52,7 @@ class RingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calls_suppressed: _Count
     offloads: _Count
     linearised: _Count
+    bases_corrected: _Count
     drops: Annotated[dict[_Reason, _Count], Meta(max_length=64)]
 
 

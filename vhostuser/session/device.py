@@ -13,7 +13,7 @@ from typing import Protocol
 from vhostuser.errors import RequestError
 from vhostuser.session.states import RingState
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature
-from vhostuser.wire.payloads import MemoryRegion, VringAddr
+from vhostuser.wire.payloads import Inflight, MemoryRegion, VringAddr
 
 Result = int | RequestError | None
 """What came of a Pending: a number where the request asks for one, or why it is refused."""
@@ -110,6 +110,14 @@ class Device(Protocol):
 
         Nothing goes to the old log once this is answered. When refused, the old one stays.
         """
+
+    def get_inflight_fd(self, wanted: Inflight) -> tuple[Inflight, int]:
+        """A new inflight region for that many rings of that size, in use from now on; the layout in full, and
+        an fd of its file, which is the caller's. No ring is started."""
+
+    def set_inflight_fd(self, layout: Inflight, fd: int) -> None:
+        """Use this one from now on; another back-end, or an earlier life of this one, may have written it. No
+        ring is started. When refused, the old one stays."""
 
     def set_vring_num(self, index: int, num: int) -> None: ...
 

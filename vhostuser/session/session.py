@@ -14,6 +14,7 @@ from vhostuser.session import checks
 from vhostuser.session.conversation import Conversation, Deferred
 from vhostuser.session.device import Device, Pending, Result
 from vhostuser.session.feature_requests import FeatureRequests
+from vhostuser.session.inflight_requests import InflightRequests
 from vhostuser.session.memory_requests import MemoryRequests
 from vhostuser.session.network_requests import NetworkRequests
 from vhostuser.session.replies import Answer, Asked, ask, decide
@@ -25,7 +26,14 @@ from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_name
 from vhostuser.wire.messages import Malformed, Message, Reply, VringAddr, VringFd, VringState
 from vhostuser.wire.requests import FRONTEND_REQUESTS, Gate, RequestRow, RingRule
 
-REQUEST_GROUPS: Final = (FeatureRequests, MemoryRequests, RingRequests, NetworkRequests, StateRequests)
+REQUEST_GROUPS: Final = (
+    FeatureRequests,
+    MemoryRequests,
+    InflightRequests,
+    RingRequests,
+    NetworkRequests,
+    StateRequests,
+)
 """Who serves which request: the handler that its row names is a method of exactly one of these."""
 
 Trace = Callable[[Message, RequestError | None, Reply | None], None]

@@ -15,15 +15,22 @@ class RingCounters(Protocol):
     @property
     def bytes(self) -> int: ...
     @property
+    def bases_corrected(self) -> int: ...
+    @property
     def drops(self) -> dict[str, int]: ...
 
 
 def summarise(counters: Mapping[int, RingCounters]) -> str:
-    """By direction: frames, bytes, drops with their reasons. Odd ring indices are what the guest sends."""
-    return "; ".join(
+    """By direction: frames, bytes, drops with their reasons. Odd ring indices are what the guest sends.
+
+    And how often a ring was not where the front-end said: its front-end loses positions when we die.
+    """
+    text = "; ".join(
         _direction(name, [ring for index, ring in counters.items() if index % 2 == odd])
         for odd, name in ((1, "from the guest"), (0, "to the guest"))
     )
+    corrected = sum(ring.bases_corrected for ring in counters.values())
+    return f"{text}; start positions corrected: {corrected}" if corrected else text
 
 
 def _direction(name: str, rings: list[RingCounters]) -> str:

@@ -44,6 +44,11 @@ static vu_always_inline bool vu_pair_general(const struct vu_pair *pair)
     return pair->device->general || pair->vring[VU_RX].turned || pair->vring[VU_TX].turned;
 }
 
+static vu_always_inline bool vu_tracks(const struct vu_ring_ops *ops, const struct vu_vring *vring)
+{
+    return ops->general && vring->tracked;
+}
+
 static vu_always_inline bool vu_turns(const struct vu_ring_ops *ops, const struct vu_vring *vring)
 {
     return ops->general && vring->turned;
@@ -73,7 +78,11 @@ static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struc
                                             const struct vu_chain *chains, uint32_t done, int error)
 {
     if (done) {
+        if (vu_tracks(ops, vring))
+            ops->before_publish(vring, chains, (uint16_t)done);
         ops->publish(vring, chains, (uint16_t)done);
+        if (vu_tracks(ops, vring))
+            ops->after_publish(vring, chains, (uint16_t)done);
         if (vu_logs(ops, vring->pair->device))
             ops->mark_used(vring, chains, (uint16_t)done);
         vring->used_anything = true;

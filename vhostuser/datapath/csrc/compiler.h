@@ -14,6 +14,7 @@
 #define vu_cache_aligned __attribute__((aligned(VU_CACHE_LINE)))
 #define VU_ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))
 #define VU_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define VU_MAX(a, b) ((a) > (b) ? (a) : (b))
 
 #if __SIZEOF_POINTER__ != 8
 #error "64-bit hosts only: guest addresses and mappings share one address space"

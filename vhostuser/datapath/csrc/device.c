@@ -22,13 +22,18 @@ void vu_device_free(struct vu_device *device)
     free(device);
 }
 
+static void choose_instance(struct vu_device *device)
+{
+    device->general = (device->features & (VU_F_LOG_ALL | VU_F_ACCESS_PLATFORM)) || device->inflight;
+}
+
 void vu_device_set_features(struct vu_device *device, uint64_t features)
 {
     bool iommu_changes = (device->features ^ features) & VU_F_ACCESS_PLATFORM;
 
     device->features = features;
     device->mergeable = features & VU_F_MRG_RXBUF;
-    device->general = features & (VU_F_LOG_ALL | VU_F_ACCESS_PLATFORM);
+    choose_instance(device);
     /* The one place that knows the size (virtio 1.2, 5.1.6.1): 12 bytes with num_buffers, which legacy
        guests have only with merging. */
     device->header_size =
@@ -65,6 +70,15 @@ struct vu_log *vu_device_set_log(struct vu_device *device, struct vu_log *log)
     struct vu_log *old = device->log;
 
     device->log = log;
+    return old;
+}
+
+struct vu_inflight *vu_device_set_inflight(struct vu_device *device, struct vu_inflight *inflight)
+{
+    struct vu_inflight *old = device->inflight;
+
+    device->inflight = inflight;
+    choose_instance(device);
     return old;
 }
 

@@ -39,6 +39,7 @@ struct vu_device;
 struct vu_pair;
 struct vu_worker;
 struct vu_log;
+struct vu_inflight;
 
 struct vu_vring_setup {
     uint64_t desc;    /* user (or I/O) addresses, as SET_VRING_ADDR brought them; packed: the ring, */
@@ -68,6 +69,9 @@ struct vu_memory *vu_device_set_memory(struct vu_device *device, struct vu_memor
 /* Where writes to guest memory are marked while LOG_ALL is acknowledged; NULL for none.  Stays the caller's:
    returns the old one, which is used no more. */
 struct vu_log *vu_device_set_log(struct vu_device *device, struct vu_log *log);
+/* Where rings say how far they are; NULL for none.  No ring may be started.  Stays the caller's: returns the
+   old one, which is used no more. */
+struct vu_inflight *vu_device_set_inflight(struct vu_device *device, struct vu_inflight *inflight);
 int vu_device_faulted(const struct vu_device *device);
 /* After the front-end has gone: forget that memory faulted. */
 void vu_device_clear_fault(struct vu_device *device);
@@ -85,11 +89,12 @@ void vu_pair_free(struct vu_pair *pair);
 int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size);
 
 /* Starts ring VU_RX or VU_TX: translates the ring's three parts, watches the kick fd, and queues the first
-   scan, which finds the position: split from used->idx, packed from the base.  Returns vu_error, which the
-   err fd was told of too. */
+   scan, which finds the position: split from used->idx, packed from the inflight region or the base,
+   whichever the ring does not contradict.  Returns vu_error, which the err fd was told of too. */
 int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *setup);
 /* Stops it; returns its position as the protocol has it.  Split: the next avail index, equal to used->idx,
-   since nothing is ever left fetched.  Packed: slot and lap's bit, twice. */
+   since nothing is ever left fetched.  Packed: slot and lap's bit, twice.  What an inflight region brought
+   and nobody has served yet stays in it, and lies between the two. */
 uint32_t vu_vring_stop(struct vu_pair *pair, int ring);
 /* See enum vu_ring_enabled; the ring is looked at once afterwards. */
 void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled enabled);

@@ -27,7 +27,10 @@ enum vu_error {
     VU_ERR_LOG_FAULT = -18,       /* the dirty log went away under us (truncated file) */
     VU_ERR_CONTROL = -19,         /* no command, or no byte for its ack, in a chain of a control ring */
     VU_ERR_IOTLB = -20,           /* the front-end's IOMMU does not allow what the guest asks of us */
-    VU_ERR_RING_SCATTERED = -21   /* under an IOMMU, a part of the ring is not in one piece for us */
+    VU_ERR_RING_SCATTERED = -21,  /* under an IOMMU, a part of the ring is not in one piece for us */
+    VU_ERR_INFLIGHT = -22,        /* a ring's part of the inflight region holds what cannot be */
+    VU_ERR_INFLIGHT_SIZE = -23,   /* the inflight region has no room for the ring */
+    VU_ERR_INFLIGHT_FAULT = -24   /* the inflight region went away under us (truncated file) */
 };
 
 /* Every frame that is not delivered is counted under exactly one of these. */

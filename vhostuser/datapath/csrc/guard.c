@@ -6,6 +6,7 @@
 
 #include "guard.h"
 #include "marking.h"
+#include "tracking.h"
 #include "worker.h"
 
 __thread struct vu_guard *volatile vu_guard_current;
@@ -18,7 +19,8 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     bool sent = info->si_code <= 0; /* by kill(): no address comes with it, and no instruction to repeat */
 
     if (guard && !sent &&
-        (vu_memory_owner(guard->memory, info->si_addr) || vu_log_owns(guard->log, info->si_addr))) {
+        (vu_memory_owner(guard->memory, info->si_addr) || vu_log_owns(guard->log, info->si_addr) ||
+         vu_inflight_owns(guard->inflight, info->si_addr))) {
         vu_guard_current = NULL;
         guard->address = (uintptr_t)info->si_addr;
         siglongjmp(guard->unwind, 1);

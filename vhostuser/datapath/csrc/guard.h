@@ -12,11 +12,13 @@
 
 #include "dirty_log.h"
 #include "guest_memory.h"
+#include "inflight.h"
 
 struct vu_guard {
     sigjmp_buf unwind;
     const struct vu_memory *memory;
     const struct vu_log *log;
+    const struct vu_inflight *inflight;
     uintptr_t address; /* of the fault */
 };
 
@@ -25,9 +27,9 @@ extern __thread struct vu_guard *volatile vu_guard_current;
 
 /* Nonzero after a fault.  A macro, since sigsetjmp must stand in the frame that is unwound to.  The mask
    is not saved (250 ns against 5): the handler is installed with SA_NODEFER, so nothing is blocked. */
-#define VU_GUARD_ENTER(guard, guarded_memory, guarded_log)                                         \
-    ((guard)->memory = (guarded_memory), (guard)->log = (guarded_log), vu_guard_current = (guard), \
-     sigsetjmp((guard)->unwind, 0))
+#define VU_GUARD_ENTER(guard, guarded_memory, guarded_log, guarded_inflight) \
+    ((guard)->memory = (guarded_memory), (guard)->log = (guarded_log),       \
+     (guard)->inflight = (guarded_inflight), vu_guard_current = (guard), sigsetjmp((guard)->unwind, 0))
 
 static inline void vu_guard_leave(void)
 {

@@ -10,6 +10,7 @@
 
 #include "chain.h"
 #include "marking.h"
+#include "tracking.h"
 
 /* virtio 1.2, 2.8.10: what each side's event area asks for. */
 #define VU_EVENT_ENABLE 0
@@ -103,6 +104,8 @@ static vu_always_inline int vu_packed_fetch(bool general, struct vu_vring *vring
         vring->next_wrap = vring->wrap;
         vring->fetched_slots = 0;
     }
+    if (general && vu_unlikely(k < vring->resubmit_left))
+        return vu_inflight_fetch_packed(vring, memory, k, direction, pieces, chain);
     /* Pairs with the driver's release of these flags after the rest of the chain. */
     if (!vu_packed_is_available(vu_acquire_le16(&vring->packed[vring->next].flags), vring->next_wrap) ||
         vu_unlikely(vring->fetched_slots >= vring->size))
@@ -193,8 +196,11 @@ static vu_always_inline bool vu_packed_disarm(struct vu_vring *vring)
     .arm = vu_packed_arm, .grown = vu_packed_grown, .disarm = vu_packed_disarm
 
 static const struct vu_ring_ops vu_packed_ops = {VU_PACKED_OPS};
-static const struct vu_ring_ops vu_packed_general_ops = {VU_PACKED_OPS, .general = true,
+static const struct vu_ring_ops vu_packed_general_ops = {VU_PACKED_OPS,
+                                                         .general = true,
                                                          .mark_used = vu_log_mark_packed_used,
-                                                         .mark_wish = vu_log_mark_packed_wish};
+                                                         .mark_wish = vu_log_mark_packed_wish,
+                                                         .before_publish = vu_inflight_before_packed,
+                                                         .after_publish = vu_inflight_after_packed};
 
 #endif

@@ -122,6 +122,12 @@ struct vu_vring {
     struct vu_miss miss; /* when parked */
     bool miss_told;      /* the control side knows of it */
     uint64_t trouble[4]; /* the values of the error, for the log line */
+    /* The inflight region; only general instances come here (tracking.h). */
+    void *tracked;            /* this ring's part, or NULL */
+    uint16_t tracked_entries; /* chains that it has room for */
+    struct vu_resubmit *resubmit;
+    uint32_t resubmit_next; /* the chains that another life left are resubmit[next .. next+left) */
+    uint32_t resubmit_left;
     struct vu_pair *pair;
     struct vu_counters counters;
 } vu_cache_aligned;
@@ -176,11 +182,14 @@ struct vu_ring_ops {
     bool (*grown)(struct vu_vring *vring);
     /* Tells the driver that kicks are not needed; whether that took writing. */
     bool (*disarm)(struct vu_vring *vring);
-    /* The general instance: it marks what it writes in the dirty log, when there is one, translates by the
-       IOTLB, and knows big-endian rings.  The fast one knows of none, and its last two are NULL. */
+    /* The general instance: it marks what it writes in the dirty log and says in the inflight region where it
+       is, when there are such, translates by the IOTLB, and knows big-endian rings.  The fast one knows of
+       none, and its last four are NULL. */
     bool general;
     void (*mark_used)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
     void (*mark_wish)(struct vu_vring *vring);
+    void (*before_publish)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
+    void (*after_publish)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
 };
 
 /* Records why, for the event; returns error so that callers can `return vu_trouble(...)`. */

@@ -8,6 +8,7 @@
 
 #include "chain.h"
 #include "marking.h"
+#include "tracking.h"
 
 static vu_always_inline vu_le16 *vu_split_used_event(struct vu_vring *vring)
 {
@@ -41,6 +42,8 @@ static vu_always_inline int vu_split_fetch(bool general, struct vu_vring *vring,
 {
     uint16_t slot = (uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1);
 
+    if (general && vu_unlikely(k < vring->resubmit_left))
+        return vu_inflight_fetch_split(vring, memory, k, direction, pieces, chain);
     if ((uint16_t)(vring->position + k) == vring->avail_seen) {
         int result = vu_split_look(vring, turned);
 
@@ -152,8 +155,11 @@ VU_SPLIT_OPERATIONS(vu_split_general, vring->turned)
     .grown = name##_grown, .disarm = name##_disarm
 
 static const struct vu_ring_ops vu_split_ops = {VU_SPLIT_OPS(vu_split_fast)};
-static const struct vu_ring_ops vu_split_general_ops = {VU_SPLIT_OPS(vu_split_general), .general = true,
+static const struct vu_ring_ops vu_split_general_ops = {VU_SPLIT_OPS(vu_split_general),
+                                                        .general = true,
                                                         .mark_used = vu_log_mark_split_used,
-                                                        .mark_wish = vu_log_mark_split_wish};
+                                                        .mark_wish = vu_log_mark_split_wish,
+                                                        .before_publish = vu_inflight_before_split,
+                                                        .after_publish = vu_inflight_after_split};
 
 #endif

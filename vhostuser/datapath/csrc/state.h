@@ -15,13 +15,14 @@
 /* Written by the control side while the workers are paused; read by bursts. */
 struct vu_device {
     uint64_t features;
-    struct vu_memory *memory; /* one reference */
-    struct vu_log *log;       /* the control side's, until it is swapped */
-    struct vu_iotlb *iotlb;   /* made with its first entry */
-    uint32_t misses;          /* the last serial */
-    bool misses_told;         /* by an event that the control side has not followed yet; workers', too */
-    bool general;             /* its rings are served by the general instances */
-    uint32_t header_size;     /* the guest's virtio-net header: 10 or 12 bytes */
+    struct vu_memory *memory;     /* one reference */
+    struct vu_log *log;           /* the control side's, until it is swapped */
+    struct vu_inflight *inflight; /* the control side's, until it is swapped */
+    struct vu_iotlb *iotlb;       /* made with its first entry */
+    uint32_t misses;              /* the last serial */
+    bool misses_told;             /* by an event that the control side has not followed yet; workers', too */
+    bool general;                 /* its rings are served by the general instances */
+    uint32_t header_size;         /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
     bool faulted; /* by any of its workers, sticky: no ring of the device is touched again */
     bool filters; /* the filter holds */
@@ -173,6 +174,10 @@ int vu_vring_translate(struct vu_vring *vring);
 uint64_t vu_vring_part_length(const struct vu_vring *vring, int part);
 /* vring.c: brings the ring to where a burst may touch it; false when it is stopped, broken or parked. */
 bool vu_vring_make_ready(struct vu_vring *vring);
+/* position.c: finds where the ring goes on; false when the ring broke. */
+bool vu_vring_first_look(struct vu_vring *vring);
+/* position.c: where it is, as GET_VRING_BASE has it. */
+uint32_t vu_vring_position(const struct vu_vring *vring);
 
 static inline bool vu_vring_is_ready(struct vu_vring *vring)
 {

@@ -7,6 +7,7 @@
 
 #include "ring.h"
 #include "state.h"
+#include "tracking.h"
 #include "watchdog.h"
 
 /* eventfds, pipes and sockets are all O_NONBLOCK: EAGAIN means that the peer has a wake-up pending, and one
@@ -174,7 +175,9 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     if (ring == VU_RX && pair->control)
         pair->control->state = VU_CONTROL_IDLE;
     /* Under an IOMMU by the first turn, which may have to ask. */
-    if ((!vring->iommu && (error = vu_vring_translate(vring))) || (error = vu_vring_watch_kick(vring))) {
+    if ((!vring->iommu && (error = vu_vring_translate(vring))) ||
+        (error = vu_inflight_attach(vring, pair->device->inflight)) || (error = vu_vring_watch_kick(vring))) {
+        vu_inflight_detach(vring);
         vring->error = error;
         poke(vring, vring->err_fd);
         return error;
@@ -182,109 +185,6 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vring->state = VU_VRING_STARTING;
     wake(vring);
     return VU_OK;
-}
-
-/* Every ring that we leave has base == used->idx.  Where they differ the front-end lost the position
-   (virtio-user sends 0 after our restart, Cloud Hypervisor the driver's avail->idx), and used->idx is what
-   the driver goes by. */
-static int look_at_split(struct vu_vring *vring, struct vu_event *event)
-{
-    uint16_t used_idx = vu_turn16(vu_acquire_le16(&vring->used->idx), vring->turned);
-    uint16_t avail_idx = vu_turn16(vu_acquire_le16(&vring->avail->idx), vring->turned);
-
-    vring->position = vring->avail_seen = used_idx;
-    event->value[0] = used_idx;
-    event->value[1] = vring->base;
-    event->value[2] = used_idx;
-    event->value[3] = avail_idx;
-    if ((uint16_t)(avail_idx - used_idx) > vring->size)
-        return vu_trouble(vring, VU_ERR_AVAIL_INDEX, avail_idx, used_idx, vring->size, vring->base);
-    return VU_OK;
-}
-
-static bool is_in_lap(uint16_t flags, bool wrap, uint16_t bit)
-{
-    return !!(flags & bit) == wrap;
-}
-
-/*
- * Whether a packed ring cannot be at `slot` of lap `wrap`, because whoever served it last was further on.
- * From there around the ring a slot is available in the lap to come, and so are all before it; or it is as
- * the lap before left it: used, or the rest of a used chain.  The rest of a chain ends with the first
- * descriptor without NEXT; of chains completed in order (IN_ORDER) only the last may have been written, so
- * there it says nothing.
- */
-static bool is_stale(const struct vu_vring *vring, uint16_t slot, bool wrap)
-{
-    bool in_order = vring->pair->device->features & VU_F_IN_ORDER, chain_ended = false, gap_wrap = wrap;
-    uint32_t gaps = 0;
-    uint16_t gap = slot;
-
-    for (uint32_t i = 0; i < vring->size; i++) {
-        uint16_t flags = vu_acquire_le16(&vring->packed[slot].flags);
-        bool avail = is_in_lap(flags, wrap, VU_PACKED_AVAIL), used = is_in_lap(flags, wrap, VU_PACKED_USED);
-        bool rest = !avail && used;
-
-        if (avail && used)
-            return true;
-        /* A chain's first descriptor becomes available last, so one may be missing while the driver adds it.
-           If the second was missing it is there by now, unless nobody adds any: pairs with the driver's
-           release. */
-        if (avail && gaps > 1 &&
-            !is_in_lap(vu_acquire_le16(&vring->packed[gap].flags), gap_wrap, VU_PACKED_AVAIL))
-            return true;
-        if (!avail && ++gaps == 2) {
-            gap = slot;
-            gap_wrap = wrap;
-        }
-        if (rest && chain_ended && !in_order)
-            return true;
-        chain_ended = rest && (!(flags & VU_DESC_NEXT) || flags & VU_DESC_INDIRECT);
-        if (++slot == vring->size) {
-            slot = 0;
-            wrap = !wrap;
-        }
-    }
-    return false;
-}
-
-/* A packed ring has no index in memory: the base is all there is.  Bits 0-14 next available slot, 15 its
-   lap's bit, 16-30 next used slot, 31 its lap's bit.  Where the used half is 0 it was not filled in
-   (virtio-user, DPDK) and equals the other; a genuine 0 there means the same, since rings are drained before
-   they are handed over.  Chains between used and available were taken by another back-end and not finished:
-   they are served again. */
-static int look_at_packed(struct vu_vring *vring, struct vu_event *event)
-{
-    uint32_t base = vring->base >> 16 ? vring->base >> 16 : vring->base & 0xffff;
-    uint16_t slot = base & 0x7fff;
-    bool wrap = base & 0x8000;
-
-    event->value[0] = event->value[2] = base;
-    event->value[1] = vring->base >> 16 ? vring->base >> 16 : base;
-    event->error = 1;
-    if (slot >= vring->size)
-        return vu_trouble(vring, VU_ERR_BASE, slot, wrap, vring->size, vring->base);
-    if (is_stale(vring, slot, wrap))
-        return vu_trouble(vring, VU_ERR_BASE, slot, wrap, vring->size, vring->base);
-    vring->position = vring->next = slot;
-    vring->wrap = vring->next_wrap = wrap;
-    return VU_OK;
-}
-
-static bool first_look(struct vu_vring *vring)
-{
-    struct vu_event event = {
-        .kind = VU_EVENT_RING_STARTED, .device = vring->pair->device->id, .ring = vring->index};
-    int error = vring->is_packed ? look_at_packed(vring, &event) : look_at_split(vring, &event);
-
-    if (error) {
-        vu_vring_break(vring, error);
-        return false;
-    }
-    vring->looked_at = true;
-    vring->state = VU_VRING_RUNNING;
-    vu_event_put(vring->pair->worker, &event);
-    return true;
 }
 
 bool vu_vring_make_ready(struct vu_vring *vring)
@@ -301,27 +201,22 @@ bool vu_vring_make_ready(struct vu_vring *vring)
             return false;
         }
     }
-    return vring->state == VU_VRING_RUNNING || first_look(vring);
+    return vring->state == VU_VRING_RUNNING || vu_vring_first_look(vring);
 }
 
 uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
 {
     struct vu_vring *vring = &pair->vring[ring];
+    uint32_t position = vu_vring_position(vring);
 
     vu_vring_unwatch_kick(vring);
+    vu_inflight_detach(vring);
     vring->state = VU_VRING_STOPPED;
     vring->parked = false;
     vring->turned = false;
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
     vu_pair_watch_port(pair);
-    if (!vring->looked_at)
-        return vring->base;
-    if (vring->is_packed) {
-        uint32_t half = vring->position | (uint32_t)vring->wrap << 15;
-
-        return half | half << 16;
-    }
-    return vring->position;
+    return position;
 }
 
 void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled enabled)

@@ -11,6 +11,7 @@
 
 #include "marking.h"
 #include "state.h"
+#include "tracking.h"
 #include "watchdog.h"
 
 #define EVENTS_A_TURN 64
@@ -174,6 +175,14 @@ static void on_event(struct vu_worker *worker, const struct epoll_event *event)
     }
 }
 
+/* Whose pages have gone. */
+static int fault_at(const struct vu_device *device, const void *host)
+{
+    if (vu_log_owns(device->log, host))
+        return VU_ERR_LOG_FAULT;
+    return vu_inflight_owns(device->inflight, host) ? VU_ERR_INFLIGHT_FAULT : VU_ERR_MEMORY_FAULT;
+}
+
 /* Both directions of one pair, under the guard.  A frame of its own: it is what a fault unwinds to. */
 static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair)
 {
@@ -183,11 +192,9 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         pair->ready = 0;
         return 0;
     }
-    if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair->device->memory, pair->device->log))) {
-        vu_device_fault(pair->device, worker,
-                        vu_log_owns(pair->device->log, (const void *)worker->guard.address)
-                            ? VU_ERR_LOG_FAULT
-                            : VU_ERR_MEMORY_FAULT,
+    if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair->device->memory, pair->device->log,
+                                   pair->device->inflight))) {
+        vu_device_fault(pair->device, worker, fault_at(pair->device, (const void *)worker->guard.address),
                         worker->guard.address);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */

@@ -17,8 +17,9 @@
 #define VU_TURN_PAUSED 4 /* nothing was done: the worker is paused */
 
 enum vu_event_kind {
-    VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx;
-                                    error 1: packed, slot and lap's bit in place of the indices, no [3] */
+    VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx,
+                                    and above its 32 bits the chains in flight that are served again;
+                                    error 1: packed, slot and lap's bit in place of [0..2], no avail->idx */
     VU_EVENT_RING_BROKEN = 2,    /* error; value[0..3] head or index, address, length, flags */
     VU_EVENT_DEVICE_FAULTED = 3, /* MEMORY_FAULT: value[0] host address (0: a system call said so), [1]
                                     guest address of the region, [2] its size; NOTIFY: value[0] ring */
