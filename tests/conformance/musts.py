@@ -340,17 +340,22 @@ MUSTS = (
         "the answer is the layout in full, with an fd of a new region of the negotiated format",
         "session/test_inflight_requests.py::test_get_is_answered_with_the_layout_and_an_fd_in_the_form_received",
         "memory/test_inflight.py::test_part_is_head_and_entries_rounded_up_to_64",
+        "test_inflight.py::test_region_has_a_part_for_each_ring_of_the_negotiated_format",
     ),
     must(
         "GET_INFLIGHT_FD",
         "the region says how far each ring is, and what is in flight",
         "datapath/test_inflight.py::test_says_after_each_turn_how_far_the_ring_is_and_that_nothing_is_in_flight",
+        "test_inflight.py::test_version_is_1_and_the_entries_are_counted_once_rings_run",
+        "test_inflight.py::test_stopped_ring_has_nothing_in_flight_and_its_position_in_the_region",
     ),
     must(
         "SET_INFLIGHT_FD",
         "what another life left in flight is served again, in its order and once",
         "datapath/test_inflight.py::test_chains_of_another_life_are_served_first_in_its_order_and_once",
         "datapath/test_inflight.py::test_chains_of_another_life_are_served_first_from_their_copies",
+        "test_inflight.py::test_lost_back_end_is_followed_by_one_that_goes_on_with_the_region",
+        "integration/test_restart.py::test_killed_in_traffic_and_no_chain_is_lost_or_given_back_twice",
     ),
     must(
         "SET_INFLIGHT_FD",
@@ -415,6 +420,8 @@ MUSTS = (
         "the ring stops and its base is returned, without waiting for what is in flight",
         "session/test_ring_requests.py::test_is_as_get_vring_base",
         "session/test_ring_requests.py::test_needs_all_three_features",
+        "test_vring_base.py::test_get_vring_base_skip_drain_is_as_get_vring_base",
+        "test_vring_base.py::test_get_vring_base_skip_drain_without_its_features_ends_the_connection",
     ),
     # Programs
     must(
