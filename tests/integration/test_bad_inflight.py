@@ -174,6 +174,7 @@ def test_word_that_cannot_be_breaks_its_ring_and_is_said_once(
         echo(driver)
         assert driver.nic.inflight is not None
         _, fd = driver.nic.inflight
+        driver.stop()
         driver.frontend.close()
         os.pwrite(fd, struct.pack("=H", value), TX_PART + offset)
         if offset == 12:
@@ -194,6 +195,7 @@ def test_regions_of_any_bytes_cost_nobody_else_anything(site: Site) -> None:
             echo(driver)
             assert driver.nic.inflight is not None
             region, fd = driver.nic.inflight
+            driver.stop()
             driver.frontend.close()
             content = bytearray(os.pread(fd, region.mmap_size, 0))
             for _ in range(rng.randint(1, 30)):
