@@ -20,7 +20,7 @@ from tests.interop.server_process import Server
 from vhostuser.frontend.flood import Flood, Load
 from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.link import DEFAULT_FEATURES
-from vhostuser.frontend.orders import Order
+from vhostuser.frontend.orders import PROTOCOL_FEATURES, Order
 from vhostuser.frontend.ring_position import FIRST_BASE
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
@@ -114,7 +114,11 @@ def test_killed_in_traffic_and_no_chain_is_lost_or_given_back_twice(folder: Path
     with ExitStack() as stack:
         process = start_server(folder, 0, stack)
         flood = way.driver.connect(
-            path, order=way.order, features=way.features, queue_size=RING_SIZE, inflight=way.inflight
+            path,
+            order=way.order,
+            features=way.features,
+            queue_size=RING_SIZE,
+            protocol_features=PROTOCOL_FEATURES[way.order] & ~(P(0) if way.inflight else P.INFLIGHT_SHMFD),
         )
         stack.enter_context(flood)
         assert flood.packed == way.packed
