@@ -11,6 +11,7 @@ import pytest
 
 from tests.datapath.rig import MODERN, Bench, Ring, V, frame, start_at
 from vhostuser.datapath.port_ops import PortKind
+from vhostuser.datapath.worker import paused
 from vhostuser.datapath.worker import EventKind
 from vhostuser.frontend.virtqueue import need_event
 
@@ -266,6 +267,30 @@ def test_kick_fd_that_is_no_eventfd(bench: Bench, kind: str) -> None:
             assert len(tx.take()) == 1
             with pytest.raises(BlockingIOError):
                 os.read(ours, 1)
+        tx.pair.set_kick(tx.which, tx.kick_fd, is_drained=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_regression_kick_whose_event_met_a_pause_is_drained_too(bench: Bench) -> None:
+    """The event was thrown away and the ring served, but the pipe kept its bytes, until it could be full."""
+    _, tx = bench.guest().pair(PortKind.SINK)
+    ours, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        tx.start()
+        tx.pair.set_kick(tx.which, ours, is_drained=True)
+        bench.settle()
+        tx.send(frame(0))
+        tx.queue.publish()
+        os.write(theirs, bytes(3000))
+        with paused([bench.worker]):
+            assert bench.worker.turn() == (True, False)
+        bench.settle()
+
+        assert len(tx.take()) == 1
+        with pytest.raises(BlockingIOError):
+            os.read(ours, 1)
         tx.pair.set_kick(tx.which, tx.kick_fd, is_drained=False)
     finally:
         os.close(ours)

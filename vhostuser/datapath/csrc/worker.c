@@ -91,30 +91,6 @@ void vu_worker_poll_rings(struct vu_worker *worker, int change)
     timerfd_settime(worker->timer_fd, 0, &spec, NULL);
 }
 
-static void wake_all(struct vu_worker *worker, bool polled_only)
-{
-    uint64_t ticks;
-
-    /* The kernel starts the timer's next interval when the last one is read, not before. */
-    if (worker->polled && read(worker->timer_fd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
-        vu_worker_poll_rings(worker, 0); /* cannot be; set anew, it runs in any case */
-    for (struct vu_pair *pair = worker->pairs; pair; pair = pair->next_served) {
-        for (int ring = 0; ring < 2; ring++) {
-            const struct vu_vring *vring = &pair->vring[ring];
-
-            if (vring->state == VU_VRING_STOPPED || (polled_only && vring->kick_fd >= 0))
-                continue;
-            if (ring == VU_RX)
-                pair->starved = false;
-            vu_pair_wake(pair, ring == VU_RX ? VU_READY_RX : VU_READY_TX);
-        }
-        /* The port's event was thrown away with the others: ask it again. */
-        if (!polled_only)
-            pair->port_blocked = false;
-        vu_pair_watch_port(pair);
-    }
-}
-
 /* Pipes and sockets stand in for eventfds with some front-ends; what they carry means nothing. */
 static void drain(struct vu_vring *vring)
 {
@@ -127,6 +103,33 @@ static void drain(struct vu_vring *vring)
         length = read(vring->kick_fd, bytes, sizeof(bytes));
     if (vu_unlikely(length < 0 && errno == EINTR))
         vu_device_fault(vring->pair->device, vring->pair->worker, VU_ERR_NOTIFY, vring->index);
+}
+
+static void wake_all(struct vu_worker *worker, bool polled_only)
+{
+    uint64_t ticks;
+
+    /* The kernel starts the timer's next interval when the last one is read, not before. */
+    if (worker->polled && read(worker->timer_fd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
+        vu_worker_poll_rings(worker, 0); /* cannot be; set anew, it runs in any case */
+    for (struct vu_pair *pair = worker->pairs; pair; pair = pair->next_served) {
+        for (int ring = 0; ring < 2; ring++) {
+            struct vu_vring *vring = &pair->vring[ring];
+
+            if (vring->state == VU_VRING_STOPPED || (polled_only && vring->kick_fd >= 0))
+                continue;
+            /* Its event may be among those thrown away, and a pipe that fills up takes no further kick. */
+            if (!polled_only && vring->kick_drained)
+                drain(vring);
+            if (ring == VU_RX)
+                pair->starved = false;
+            vu_pair_wake(pair, ring == VU_RX ? VU_READY_RX : VU_READY_TX);
+        }
+        /* The port's event was thrown away with the others: ask it again. */
+        if (!polled_only)
+            pair->port_blocked = false;
+        vu_pair_watch_port(pair);
+    }
 }
 
 static void on_kick(struct vu_pair *pair, int ring)
