@@ -63,7 +63,8 @@ class Stepper(VirtioNetDriver):
         driver = cls(Frontend.connect(path), queue_size=RING_SIZE, queue_pairs=pairs)
         try:
             driver.negotiate()
-            driver.frontend.set_protocol_features(SERVED_PROTOCOL)
+            offered = driver.frontend.get_protocol_features()
+            driver.frontend.set_protocol_features(SERVED_PROTOCOL & offered)
             driver._prepare()
         except BaseException:
             driver.close()
@@ -154,7 +155,7 @@ class Site:
 
 @contextmanager
 def serving(
-    configs: list[DeviceConfig], workers: int = 0
+    configs: list[DeviceConfig], workers: int = 0, postcopy: bool = False
 ) -> Iterator[tuple[Server, asyncio.AbstractEventLoop]]:
     """A server on a thread; when the block begins, front-ends can connect."""
     started, stop = threading.Event(), asyncio.Event()
@@ -162,7 +163,7 @@ def serving(
     errors: list[BaseException] = []
 
     async def serve() -> None:
-        async with Server(configs, workers=workers) as server:
+        async with Server(configs, workers=workers, postcopy=postcopy) as server:
             made.append((server, asyncio.get_running_loop()))
             started.set()
             await stop.wait()
@@ -188,11 +189,13 @@ def serving(
         thread.join()
     if errors:
         raise errors[0]
-    assert live_regions() == 0
+    wait(lambda: live_regions() == 0)
 
 
 @contextmanager
-def make_site(port: str = "echo", workers: int = 0, **words: object) -> Iterator[Site]:
+def make_site(
+    port: str = "echo", workers: int = 0, postcopy: bool = False, **words: object
+) -> Iterator[Site]:
     """``words`` are further words of the first device's configuration."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vhu-")))
@@ -201,7 +204,7 @@ def make_site(port: str = "echo", workers: int = 0, **words: object) -> Iterator
             DeviceConfig(name="a", socket_path=str(first), port=port, **words),  # type: ignore[arg-type]
             DeviceConfig(name="b", socket_path=str(second), port="echo"),
         ]
-        server, loop = stack.enter_context(serving(configs, workers))
+        server, loop = stack.enter_context(serving(configs, workers, postcopy))
         neighbour = stack.enter_context(VirtioNetDriver.connect(second, queue_size=RING_SIZE))
         echo(neighbour)
         site = Site(first, neighbour, server, loop, frozenset(open_fds()))

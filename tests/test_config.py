@@ -239,6 +239,7 @@ def test_a_file_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({"postcopy": True}, "postcopy=on has threads wait for memory: give workers=N with N from 1 on, too"),
         ({"workers": 1025}, "workers=1025 is out of range: it may be 0 to 1024"),
         ({"workers": -1}, "workers=-1 is out of range: it may be 0 to 1024"),
         ({"cpus": "0"}, "cpus= is for worker threads: give workers=N with N from 1 on, too"),

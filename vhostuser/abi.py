@@ -20,6 +20,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
         "error.h",
         "counters.h",
         "memory.h",
+        "postcopy.h",
         "dirty_log.h",
         "inflight.h",
         "device.h",

@@ -177,6 +177,7 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
         Literal["event", "adaptive", "busy"],
         Meta(description="how a worker waits: event sleeps until a kick"),
     ] = "event"
+    postcopy: Annotated[bool, Meta(description="offer postcopy migration, not memory slots")] = False
     loop: Annotated[Literal["uvloop", "asyncio"], Meta(description="the event loop")] = "uvloop"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="least level logged")
@@ -190,6 +191,8 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
         super().__post_init__()
         if self.cpus is not None and not self.workers:
             raise UsageError("cpus= is for worker threads: give workers=N with N from 1 on, too")
+        if self.postcopy and not self.workers:
+            raise UsageError("postcopy=on has threads wait for memory: give workers=N with N from 1 on, too")
         if self.poll != "event":
             raise UsageError(f"poll={self.poll}: this version has only poll=event, to sleep until a kick")
         if not self.device:

@@ -120,6 +120,7 @@ def test_the_server_says_how_it_ended(server: FakeServer, status: int) -> None:
         ("-s /x --port echo --cpus 0", 2, "cpus= is for worker threads: give workers=N"),
         ("-s /x --port echo --workers 1 --cpus 1-", 2, "cpus=1-: a list of CPUs has numbers"),
         ("-s /x --port echo --workers 1 --poll busy", 2, "poll=busy: this version has only poll=event"),
+        ("-s /x --port echo --postcopy", 2, "postcopy=on has threads wait for memory: give workers=N"),
         ("-s /x --port echo --workers x", 2, "workers=x is not a number from 0 to 1024"),
         ("-s /x --port echo --loop trio", 2, "loop=trio is unknown"),
         ("-s /x --port echo --log-level inof", 2, "log-level=inof is unknown (did you mean 'info'?)"),

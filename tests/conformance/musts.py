@@ -423,6 +423,30 @@ MUSTS = (
         "test_vring_base.py::test_get_vring_base_skip_drain_is_as_get_vring_base",
         "test_vring_base.py::test_get_vring_base_skip_drain_without_its_features_ends_the_connection",
     ),
+    # Postcopy
+    must(
+        "POSTCOPY_ADVISE",
+        "answered with a userfaultfd in the ancillary data",
+        "integration/test_postcopy.py::test_pages_come_when_they_are_touched",
+        "integration/test_bad_postcopy.py::test_postcopy_without_a_userfaultfd_is_answered_without_one",
+    ),
+    must(
+        "POSTCOPY_LISTEN",
+        "comes after the advice and before the memory, which is registered with the userfaultfd",
+        "integration/test_bad_postcopy.py::test_listen_without_advice_is_refused",
+        "integration/test_bad_postcopy.py::test_listen_after_the_memory_is_refused",
+    ),
+    must(
+        "SET_MEM_TABLE",
+        "in postcopy answered with where each region is mapped, and registered once that is acknowledged",
+        "integration/test_postcopy.py::test_table_is_replaced_in_postcopy",
+        "integration/test_bad_postcopy.py::test_request_in_place_of_the_acknowledgement_is_refused",
+    ),
+    must(
+        "POSTCOPY_END",
+        "always answered; the userfaultfd is closed",
+        "integration/test_postcopy.py::test_after_the_end_nothing_is_asked_for_any_more",
+    ),
     # Programs
     must(
         "Backend program conventions",
@@ -440,9 +464,6 @@ MUSTS = (
 ABSENT = (
     Absent("CREATE_CRYPTO_SESSION", P.CRYPTO_SESSION),
     Absent("CLOSE_CRYPTO_SESSION", P.CRYPTO_SESSION),
-    Absent("POSTCOPY_ADVISE", P.PAGEFAULT),
-    Absent("POSTCOPY_LISTEN", P.PAGEFAULT),
-    Absent("POSTCOPY_END", P.PAGEFAULT),
     Absent("GPU_SET_SOCKET", None),
     Absent("VRING_KICK", P.INBAND_NOTIFICATIONS),
     Absent("GET_SHARED_OBJECT", P.SHARED_OBJECT),

@@ -107,11 +107,26 @@ def test_every_request_of_a_network_device_has_a_call() -> None:
     assert {row[1] for row in SENT} == set(Request) - NEVER_SENT
 
 
+NO_REQUEST = ("memory_table", "map_mem_table", "confirm_mem_table")
+"""The first is none, the others are SET_MEM_TABLE in postcopy: below."""
+
+
+def test_tables_of_postcopy() -> None:
+    table = MemTable((MemoryRegion(0, 4096, 1 << 40, 0),))
+    mapped = MemTable((MemoryRegion(0, 4096, 1 << 30, 0),))
+
+    offered = calls.map_mem_table(table, [7])
+    assert (offered.request, offered.payload, offered.fds) == (Request.SET_MEM_TABLE, table, (7,))
+    assert answer(offered, mapped) == mapped.regions
+    confirmed = calls.confirm_mem_table()
+    assert (confirmed.request, confirmed.payload) == (Request.SET_MEM_TABLE, U64(0))
+
+
 def test_every_call_is_tried_here() -> None:
     functions = {
         name.upper()
         for name, member in inspect.getmembers(calls, inspect.isfunction)
-        if member.__module__ == calls.__name__ and not name.startswith("_") and name != "memory_table"
+        if member.__module__ == calls.__name__ and not name.startswith("_") and name not in NO_REQUEST
     }
     assert functions == {row[1].name for row in SENT}
 

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import live_regions
 from tests.net.device_rig import Rig
 from tests.net.fakes import FakeChannel
+from vhostuser.datapath.vring import PacketDevice
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import EnvironmentLacksError, RequestError
 from vhostuser.frontend.virtqueue_base import Segment
@@ -105,12 +106,22 @@ def test_disconnect_gives_up_memory_rings_and_fds(rig: Rig) -> None:
     assert rig.port.calls[-1] == ("stop",)
 
 
-def test_fault_asks_for_the_front_end_to_be_disconnected(rig: Rig) -> None:
+def test_fault_asks_for_the_front_end_to_be_disconnected(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = WorkerEvent(EventKind.RING_BROKEN, 0, 1, -2, (1, 2, 3, 4))
     faulted = WorkerEvent(EventKind.DEVICE_FAULTED, 0, 0, -14, (0, 0, 0, 0))
 
     assert rig.device.on_event(broken)
+    monkeypatch.setattr(PacketDevice, "is_faulted", True)
     assert not rig.device.on_event(faulted)
+
+
+def test_fault_of_a_front_end_that_has_gone_costs_the_next_one_nothing(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulted = WorkerEvent(EventKind.DEVICE_FAULTED, 0, 0, -14, (0, 0, 0, 0))
+
+    assert rig.device.on_event(faulted)
+    assert caplog.records == []
 
 
 def test_user_addresses_in_spite_of_gpa_addresses_are_said_once(

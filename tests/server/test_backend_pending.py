@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,6 +32,17 @@ class LateDevice(FakeDevice):
     """A FakeDevice that a connection can be made with; ``deferred`` names what it answers later."""
 
     disconnected: int = 0
+    is_quiet: bool = True
+    work: Callable[[], None] = lambda: None
+    """What `when_quiet` was last given."""
+
+    def when_quiet(self, work: Callable[[], None]) -> None:
+        self.work = work
+        if self.is_quiet:
+            work()
+
+    def part(self, then: Callable[[], None]) -> None:
+        then()
 
     def idle_reasons(self) -> dict[int, str]:
         return {}
@@ -187,3 +199,45 @@ async def test_mistake_of_ours_in_the_result_costs_this_connection_alone(
 
     assert served.ends == ["internal error"]
     assert "our own bug" in caplog.text
+
+
+async def test_message_waits_until_the_device_is_quiet_and_questions_do_not(served: Served) -> None:
+    served.device.is_quiet = False
+    served.ask(Request.GET_FEATURES)
+    assert (await served.reply())[0] == Request.GET_FEATURES
+    served.ask(Request.GET_VRING_BASE, STATE.pack(3, 0))
+    served.ask(Request.GET_PROTOCOL_FEATURES)
+    await turn()
+    served.assert_silent()
+
+    served.device.is_quiet = True
+    served.device.work()
+
+    assert (await served.reply())[0] == Request.GET_VRING_BASE
+    assert (await served.reply())[0] == Request.GET_PROTOCOL_FEATURES
+
+
+async def test_mistake_in_a_message_that_waited_ends_the_connection(served: Served) -> None:
+    served.device.is_quiet = False
+    served.ask(Request.GET_VRING_BASE, STATE.pack(256, 0))
+    await turn()
+    served.device.work()
+
+    assert served.ends == ["GET_VRING_BASE ring 256: index out of range, this device serves 256 rings"]
+
+
+async def test_front_end_that_goes_away_is_noticed_while_its_message_waits(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "HANG_UP_SECONDS", 0.01)
+    served.device.is_quiet = False
+    eventfd = os.eventfd(0)
+    socket.send_fds(served.sock, [HEADER.pack(Request.SET_VRING_KICK, 1, 8) + bytes(8)], [eventfd])
+    os.close(eventfd)
+    await turn()
+    served.sock.close()
+    await until(lambda: bool(served.ends))
+    served.device.work()
+
+    assert served.ends == ["it went away while memory of its was waited for"]
+    assert ("set_vring_kick", 0) not in [call[:2] for call in served.device.calls]

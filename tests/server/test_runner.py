@@ -66,13 +66,20 @@ async def test_close_leaves_nothing_with_the_loop() -> None:
     worker.close()
 
 
+TASKS = Path("/proc/self/task")
+
+
 def threads() -> dict[str, set[int]]:
     """The worker threads by name, and the CPUs that each may use."""
     found = {}
-    for task in Path("/proc/self/task").iterdir():
+    for task in TASKS.iterdir():
         if (name := (task / "comm").read_text().strip()).startswith("vu-worker"):
             found[name] = os.sched_getaffinity(int(task.name))
     return found
+
+
+def lent_threads() -> int:
+    return sum((task / "comm").read_text() == "vu-postcopy\n" for task in TASKS.iterdir())
 
 
 async def test_threads_run_their_workers_and_the_loop_hears_of_each() -> None:
@@ -123,3 +130,16 @@ async def test_cpu_that_is_not_there_leaves_no_thread() -> None:
     assert threads() == {}
     for worker in workers:
         worker.close()
+
+
+async def test_lent_worker_has_a_thread_until_it_is_taken_back() -> None:
+    worker = Worker()
+    runner = ThreadRunner([worker], lambda event: None)
+    lent = runner.lend(lambda: None)
+    assert lent_threads() == 1
+
+    runner.take_back(lent)
+
+    assert lent_threads() == 0
+    runner.close()
+    worker.close()

@@ -46,6 +46,7 @@ class FakeDevice:
     config: bytes = bytes(range(60)) + bytes(196)
     calls: list[tuple[object, ...]] = field(default_factory=list)
     fds: list[int] = field(default_factory=list)
+    uffd: int | None = 77
     bases: dict[int, int] = field(default_factory=dict)
     states: dict[int, RingState] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -95,6 +96,24 @@ class FakeDevice:
         self.fds += fds
         self._note("set_mem_table", regions, fds)
         return self.deferred.get("set_mem_table")
+
+    def postcopy_advise(self) -> int | None:
+        self._note("postcopy_advise")
+        return self.uffd
+
+    def postcopy_listen(self) -> None:
+        self._note("postcopy_listen")
+
+    def map_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> tuple[int, ...]:
+        self.fds += fds
+        self._note("map_mem_table", regions, fds)
+        return tuple(0x7000_0000 + number * 0x1000 for number in range(len(regions)))
+
+    def confirm_mem_table(self) -> None:
+        self._note("confirm_mem_table")
+
+    def postcopy_end(self) -> None:
+        self._note("postcopy_end")
 
     def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
         self.fds.append(fd)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vhostuser.errors import RequestError
-from vhostuser.session.replies import Answer, RefusedWith, WithFds, ask, decide
+from vhostuser.session.replies import Answer, RefusedWith, Unanswered, WithFds, ask, decide
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.messages import U64, Config, Empty, Log, Malformed, Message, Reply
@@ -86,6 +86,14 @@ def test_log_base_is_acknowledged_without_log_shmfd_and_answered_with_it() -> No
 @pytest.mark.parametrize("request_", [Request.SET_MEM_TABLE, Request.ADD_MEM_REG])
 def test_memory_is_acknowledged_outside_postcopy(request_: Request) -> None:
     assert ask(Message(request_, Empty()), FRONTEND_REQUESTS[request_], P(0)).kind is ReplyKind.ACK
+
+
+@pytest.mark.parametrize("request_", [Request.SET_MEM_TABLE, Request.ADD_MEM_REG])
+def test_memory_has_an_own_reply_in_postcopy(request_: Request) -> None:
+    asked = ask(Message(request_, Empty()), FRONTEND_REQUESTS[request_], P(0), in_postcopy=True)
+
+    assert asked.kind is ReplyKind.OWN
+    assert decide(asked, Unanswered()) is None
 
 
 @pytest.mark.parametrize("number", [0, 46, 0x7FFFFFFF])

@@ -15,7 +15,7 @@ from vhostuser.errors import UsageError
 if TYPE_CHECKING:
     from vhostuser.config import DeviceConfig, ServeConfig
 
-_SHARED = ("workers", "cpus", "poll", "loop", "log-level", "log-format", "trace")
+_SHARED = ("workers", "cpus", "poll", "postcopy", "loop", "log-level", "log-format", "trace")
 """Options of the whole server; the others are words of one device."""
 
 
@@ -49,6 +49,7 @@ _SHARED = ("workers", "cpus", "poll", "loop", "log-level", "log-format", "trace"
 @click.option("--workers", metavar="N", help="Threads that run the rings; 0, the event loop.  [default: 0]")
 @click.option("--cpus", metavar="LIST", help="Their CPUs, one each in turn, such as 2,4-7.")
 @click.option("--poll", metavar="HOW", help="How they wait. This version has event: asleep until a kick.")
+@click.option("--postcopy", is_flag=True, help="Offer postcopy migration, in place of memory slots.")
 @click.option("--loop", metavar="NAME", help="uvloop or asyncio.  [default: uvloop]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")
 @click.option("--log-format", metavar="FORMAT", help="text or json.  [default: text]")
@@ -81,7 +82,7 @@ def make_serve_config(typed: dict[str, Any]) -> ServeConfig:
     values = config.load_toml(typed["config"]) if typed["config"] else {}
     for key in _SHARED:
         word = typed[key.replace("-", "_")]
-        if word is not None:
+        if word is not None and word is not False:
             values[key] = parse_number(key, word, 0, config.MAX_WORKERS) if key == "workers" else word
     return config.make_config(_devices(typed, values.get("device", ())), values)
 

@@ -25,12 +25,13 @@ class MappedMemory:
     mapping; RequestError when a file is too small, cannot be mapped, or the table contradicts itself.
     """
 
-    def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
+    def __init__(self, regions: Sequence[MemoryRegion], fds: Sequence[int], *, late: bool = False) -> None:
+        """``late``: nothing may touch it until `PageFaults.register`."""
         self._memory: _Memory = ffi.NULL
         try:
             self.table = RegionTable(regions)
             self._files = dict(zip(regions, map(_file_of, fds), strict=True))
-            self._memory = _map_all(self.table.regions, fds)
+            self._memory = _map_all(self.table.regions, fds, late)
         finally:
             if self._memory == ffi.NULL:
                 reaper.close(fds)
@@ -79,6 +80,15 @@ class MappedMemory:
         lib.vu_memory_get(self._memory)
         return self._memory
 
+    @property
+    def borrowed(self) -> _Memory:
+        """C's `struct vu_memory` itself, for a call that keeps no reference."""
+        return self._memory
+
+    def base_of(self, region: MemoryRegion) -> int:
+        """Where a region of the table begins in our address space."""
+        return lib.vu_memory_base(self._memory, region.gpa)
+
     def close(self) -> None:
         """Drops the reference; what no other table has is unmapped and closed, in its own time (`reaper`)."""
         memory, self._memory = self._memory, ffi.NULL
@@ -91,10 +101,11 @@ def live_regions() -> int:
     return lib.vu_memory_live_regions()
 
 
-def _map_all(regions: Sequence[MemoryRegion], fds: Sequence[int]) -> _Memory:
+def _map_all(regions: Sequence[MemoryRegion], fds: Sequence[int], late: bool) -> _Memory:
     setups = ffi.new("struct vu_region_setup[]", len(regions))
     for region, fd, setup in zip(regions, fds, setups, strict=True):
         _describe(setup, region, fd)
+        setup.late = late
     failed_region, failed_errno = ffi.new("uint32_t *"), ffi.new("int *")
     memory: _Memory = lib.vu_memory_map(setups, len(regions), failed_region, failed_errno)
     if memory == ffi.NULL:

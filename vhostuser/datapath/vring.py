@@ -111,6 +111,11 @@ class PacketDevice:
         """Those that were ever asked for."""
         return self._pairs
 
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """Those that its pairs are spread over."""
+        return self._workers
+
     def paused(self) -> AbstractContextManager[None]:
         """Inside, nothing of the device runs: one pause around several changes, each of which pauses too.
 

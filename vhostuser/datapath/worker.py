@@ -88,6 +88,19 @@ class Worker:
         """Ends the thread, if there is one, after the turn that it is in: that is when this returns."""
         lib.vu_worker_stop(self.handle)
 
+    def hold(self) -> None:
+        """It starts no turn until `resume`, but may be in one: half of `paused`, for who must not wait."""
+        lib.vu_worker_hold(self.handle)
+
+    @property
+    def is_quiet(self) -> bool:
+        """It is in no turn. Where that is false and the worker is held, its ``events_fd`` is written when the
+        turn has ended."""
+        return bool(lib.vu_worker_is_quiet(self.handle))
+
+    def resume(self) -> None:
+        lib.vu_worker_resume(self.handle)
+
     def events(self) -> Iterator[WorkerEvent]:
         """What was reported since last time, in order."""
         while count := lib.vu_worker_events(self.handle, self._events, _EVENTS):

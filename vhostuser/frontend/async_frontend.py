@@ -199,4 +199,6 @@ class AsyncFrontend:
     check_device_state = _awaited(calls.check_device_state)
     postcopy_advise = _awaited(calls.postcopy_advise)
     postcopy_listen = _awaited(calls.postcopy_listen)
+    map_mem_table = _awaited(calls.map_mem_table)
+    confirm_mem_table = _awaited(calls.confirm_mem_table)
     postcopy_end = _awaited(calls.postcopy_end)

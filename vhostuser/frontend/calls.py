@@ -285,5 +285,15 @@ def postcopy_listen() -> Call[None]:
     return _do(Request.POSTCOPY_LISTEN, Empty())
 
 
+def map_mem_table(table: MemTable, fds: Sequence[int]) -> Call[tuple[MemoryRegion, ...]]:
+    """SET_MEM_TABLE in postcopy: the regions with the user addresses where the back-end mapped them."""
+    return Call(Request.SET_MEM_TABLE, table, lambda reply: _payload(reply, MemTable).regions, tuple(fds))
+
+
+def confirm_mem_table() -> Call[None]:
+    """The acknowledgement of that answer: faults at those addresses will be served. It has no answer."""
+    return Call(Request.SET_MEM_TABLE, U64(0), lambda reply: None)
+
+
 def postcopy_end() -> Call[None]:
     return _do(Request.POSTCOPY_END, Empty())

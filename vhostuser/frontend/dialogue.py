@@ -15,7 +15,7 @@ from vhostuser.frontend.calls import Call
 from vhostuser.wire.connection import Connection, Incoming
 from vhostuser.wire.constants import MAX_FDS, Request
 from vhostuser.wire.features import ProtocolFeature
-from vhostuser.wire.messages import U64, Reply
+from vhostuser.wire.messages import U64, MemTable, Reply
 from vhostuser.wire.requests import FRONTEND_REQUESTS, ReplyKind
 
 T = TypeVar("T")
@@ -34,12 +34,17 @@ class Dialogue:
         self.connection = Connection(FRONTEND_REQUESTS, Incoming.REPLIES)
         self.acks = acks
         self.protocol_features = ProtocolFeature(0)
+        self.in_postcopy = False
+        """Memory tables are answered with where the back-end mapped them, and that is acknowledged."""
 
     def encode(self, call: Call[Any], need_reply: bool | None) -> tuple[bytes, bool]:
         """The bytes of the request, and whether to wait for a reply."""
         row = FRONTEND_REQUESTS[call.request]
         can_ack = ProtocolFeature.REPLY_ACK in self.protocol_features
         asks = (can_ack and call.request in self.acks) if need_reply is None else need_reply
+        if self.in_postcopy and row.reply is ReplyKind.OWN_IN_POSTCOPY:
+            is_table = isinstance(call.payload, MemTable)
+            return self.connection.encode_request(call.request, call.payload, need_reply or False), is_table
         match row.reply:
             case ReplyKind.OWN | ReplyKind.ALWAYS_U64:
                 due = True
@@ -56,6 +61,8 @@ class Dialogue:
         answer = call.read(reply)
         if call.request is Request.SET_PROTOCOL_FEATURES and isinstance(call.payload, U64):
             self.protocol_features = ProtocolFeature(call.payload.value)
+        if call.request in (Request.POSTCOPY_LISTEN, Request.POSTCOPY_END):
+            self.in_postcopy = call.request is Request.POSTCOPY_LISTEN
         return answer
 
 

@@ -206,4 +206,6 @@ class Frontend:
     check_device_state = _blocking(calls.check_device_state)
     postcopy_advise = _blocking(calls.postcopy_advise)
     postcopy_listen = _blocking(calls.postcopy_listen)
+    map_mem_table = _blocking(calls.map_mem_table)
+    confirm_mem_table = _blocking(calls.confirm_mem_table)
     postcopy_end = _blocking(calls.postcopy_end)

@@ -150,6 +150,11 @@ class GuestMemory:
         """Cut a backing file short under whoever has it mapped, this process included."""
         os.ftruncate(self._files[file][0], size)
 
+    def punch(self, gpa: int, length: int) -> None:
+        """Give whole pages back to the kernel: the file has a hole there until somebody touches it."""
+        mapping, offset = self._locate(gpa, length)
+        mapping.madvise(mmap.MADV_REMOVE, offset, length)
+
     def alloc(self, length: int, align: int = 64) -> int:
         """Guest address of `length` unused bytes inside one region; MemoryError when there is no room."""
         return self._allocator.alloc(length, align)

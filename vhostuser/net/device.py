@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from vhostuser.datapath.mapping import MappedMemory
@@ -23,6 +24,7 @@ from vhostuser.net.iommu import Iommu
 from vhostuser.net.memory_map import MemoryMap
 from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
+from vhostuser.net.postcopy import Postcopy, WorkerLender
 from vhostuser.net.ring_control import RingControl
 from vhostuser.net.state_record import MAX_MACS, NetRecord, RingRecord, decode, encode
 from vhostuser.net.state_transfer import StateChannel, StateTransfer
@@ -58,9 +60,10 @@ class NetDevice(RingControl):
         helper: Helper,
         state_channel: StateChannel,
         open_channel: OpenChannel,
+        lender: WorkerLender | None = None,
         log: logging.LoggerAdapter[logging.Logger],
     ) -> None:
-        link = PortLink(port, queues, helper, self._settle_all)
+        link = PortLink(port, queues, helper, lambda: self.when_quiet(self._settle_all))
         super().__init__(packet, link, PairPorts(packet, ops, queues, log), log)
         self._port = port
         self._queues = queues
@@ -73,12 +76,13 @@ class NetDevice(RingControl):
         self._has_user_addresses = False
         """In spite of GPA_ADDRESSES; it was said once."""
         self._memory = MemoryMap(packet, log)
+        self._postcopy = Postcopy(packet, lender, log)
         self._mtu = 0
         self._macs: tuple[bytes, ...] = ()
         self._state = StateTransfer(
             state_channel, lambda: encode(self.snapshot()), lambda content: self.restore(decode(content))
         )
-        self._iommu = Iommu(packet)
+        self._iommu = Iommu(packet, self.when_quiet)
         self._open_channel = open_channel
         self._channel: BackChannel | None = None
 
@@ -123,6 +127,21 @@ class NetDevice(RingControl):
 
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> None:
         self._swap_memory(MappedMemory(regions, fds))
+
+    def postcopy_advise(self) -> int | None:
+        return self._postcopy.advise()
+
+    def postcopy_listen(self) -> None:
+        self._postcopy.listen(self._memory.memory)
+
+    def map_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> tuple[int, ...]:
+        return self._postcopy.map(regions, fds)
+
+    def confirm_mem_table(self) -> None:
+        self._swap_memory(self._postcopy.confirm())
+
+    def postcopy_end(self) -> None:
+        self._postcopy.end(self._memory.memory)
 
     def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
         self._swap_memory(self._memory.plus(region, fd))
@@ -236,6 +255,14 @@ class NetDevice(RingControl):
 
     # For the owner
 
+    def when_quiet(self, work: Callable[[], None]) -> None:
+        """Does ``work``, which may change the device: at once, or in postcopy when that waits for no page."""
+        self._postcopy.when_quiet(work)
+
+    def part(self, then: Callable[[], None]) -> None:
+        """The front-end has gone: ``then`` says so, at once or when nobody waits for its memory any more."""
+        self._postcopy.cut(self._memory.memory, then)
+
     def disconnect(self) -> None:
         """The front-end has gone and its session is closed: gives up all that it brought."""
         self.reset_device()
@@ -243,6 +270,7 @@ class NetDevice(RingControl):
         self._close_channel()
         self._memory.clear()
         self._packet.clear_fault()
+        self._postcopy.leave()
         self._features = VirtioFeature(0)
         self._has_features = False
         self._protocol_features = ProtocolFeature(0)
@@ -258,10 +286,12 @@ class NetDevice(RingControl):
         if event.kind is EventKind.IOTLB_MISS:
             self._iommu.ask(self._channel)
             return True
+        if event.kind is EventKind.DEVICE_FAULTED and (self._postcopy.is_cut or not self.is_faulted):
+            return True  # its front-end has gone since, perhaps another one has come
         level, text = describe(event, self._control.index)
         self._log.log(level, "%s", text)
         if event.kind is EventKind.CONTROL:
-            self.execute_command()
+            self.when_quiet(self.execute_command)
         return event.kind is not EventKind.DEVICE_FAULTED
 
     def ask_to_announce(self) -> None:

@@ -6,6 +6,7 @@ question only when that is answered.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from vhostuser.datapath.iotlb import DeviceIotlb, Miss
@@ -20,8 +21,9 @@ _ACCESS = {1: "read", 2: "write", 3: "read and write"}
 class Iommu:
     """The translations of one device, and what is asked for on its channel."""
 
-    def __init__(self, packet: PacketDevice) -> None:
+    def __init__(self, packet: PacketDevice, when_quiet: Callable[[Callable[[], None]], None]) -> None:
         self._iotlb = DeviceIotlb(packet)
+        self._when_quiet = when_quiet
 
     def update(self, iova: int, last: int, uva: int, access: int) -> None:
         """[iova, last] lies at the user address. Raises RequestError where that is not guest memory."""
@@ -32,6 +34,9 @@ class Iommu:
 
     def ask(self, channel: BackChannel | None) -> None:
         """Asks for what rings wait for since the last time. Without a channel they wait for the next one."""
+        self._when_quiet(partial(self._ask, channel))
+
+    def _ask(self, channel: BackChannel | None) -> None:
         for miss in self._iotlb.take_misses():
             if channel is not None:
                 question = Iotlb(miss.iova, 0, 0, miss.access, IotlbType.MISS)
@@ -57,4 +62,4 @@ class Iommu:
         asked for came on the main connection, or is under way there.
         """
         if not is_fine:
-            self._iotlb.refuse(miss)
+            self._when_quiet(partial(self._iotlb.refuse, miss))

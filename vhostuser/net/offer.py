@@ -105,8 +105,13 @@ def virtio_offer(
     return closed(offer & ~disabled)
 
 
-def protocol_offer(*, disabled: ProtocolFeature, config_space: bool) -> ProtocolFeature:
+def protocol_offer(
+    *, disabled: ProtocolFeature, config_space: bool, postcopy: bool = False
+) -> ProtocolFeature:
+    """With `postcopy` memory comes in tables only: the specification lets nobody acknowledge both."""
     offer = _PROTOCOL | (ProtocolFeature.CONFIG if config_space else ProtocolFeature(0))
+    if postcopy:
+        offer = (offer | ProtocolFeature.PAGEFAULT) & ~ProtocolFeature.CONFIGURE_MEM_SLOTS
     offer &= ~disabled
     for dependent, needed in _PROTOCOL_NEEDS:
         if needed not in offer:

@@ -20,6 +20,7 @@ from vhostuser.session.device import Device, Pending, Result
 from vhostuser.session.session import Session
 from vhostuser.wire.connection import Connection
 from vhostuser.wire.messages import Message, Reply
+from vhostuser.wire.requests import FRONTEND_REQUESTS
 
 TURN_SECONDS = 0.0005
 """Then other sockets and the packets have theirs."""
@@ -29,12 +30,21 @@ SILENCE_SECONDS = 30.0
 """From the connection to the first message."""
 RESULT_SECONDS = 20.0
 """From a request to the result that its device promised; longer than any limit of the device's own."""
+HANG_UP_SECONDS = 0.5
+"""Between two looks whether a front-end that has us wait for pages of its memory is still there."""
 LOOK_BACK_SECONDS = (1.0, 10.0)
 """After the last message: time to say why a ring does not run, and later why one that runs stays empty."""
 
 
 class ConnectedDevice(Device, Protocol):
     """What a connection needs of its device beside what the session does."""
+
+    def when_quiet(self, work: Callable[[], None]) -> None:
+        """Does ``work``, which may change the device: at once, unless that would wait for the front-end."""
+
+    def part(self, then: Callable[[], None]) -> None:
+        """The front-end has gone: from now on nothing of the device waits for it. ``then``, which says the
+        rest, is done at once or when nothing waits any more."""
 
     def idle_reasons(self) -> dict[int, str]:
         """By ring index, why it does nothing; empty when all is well."""
@@ -68,6 +78,8 @@ class Backend:
         self._unsent = b""
         self._pending: Pending | None = None
         self._unsent_fds: tuple[int, ...] = ()
+        self._message: Message | None = None
+        """Waits for the device to be quiet."""
         self._open = True
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(SILENCE_SECONDS, self._too_slow)
@@ -77,12 +89,18 @@ class Backend:
         if trace is not None:
             trace.begin(transport.peer())
 
+    @property
+    def is_ending(self) -> bool:
+        """It was closed, but its device still waits."""
+        return not self._open
+
     def is_gone(self) -> bool:
         """Whether the front-end has hung up; the loop may not have come to it yet."""
         return self._transport.is_hung_up()
 
     def close(self, reason: str = "", level: int = logging.INFO) -> None:
-        """Ends the connection and gives up all that the front-end brought. Closing twice does nothing.
+        """Ends the connection and gives up all that the front-end brought: now or, where the device waits for
+        a page of it, right after that wait has been ended. Closing twice does nothing.
 
         The one log line about it has ``reason``, at ``level``.
         """
@@ -97,6 +115,12 @@ class Backend:
         self._loop.remove_writer(self._transport.fileno())
         reaper.close(self._connection.pending_fds())
         self._close_unsent_fds()
+        if self._message is not None:
+            reaper.close(self._message.fds.drain())
+            self._message = None
+        self._device.part(lambda: self._give_up(reason, level))
+
+    def _give_up(self, reason: str, level: int) -> None:
         self._session.close()
         self._device.disconnect()
         if self._trace is not None:
@@ -114,7 +138,7 @@ class Backend:
                     return
 
     def _may_read(self) -> bool:
-        return self._open and not self._unsent and self._pending is None
+        return self._open and not self._unsent and self._pending is None and self._message is None
 
     @contextlib.contextmanager
     def _paying_for_errors(self) -> Iterator[None]:
@@ -147,8 +171,43 @@ class Backend:
         message = self._connection.next_message()
         assert message is not None
         self._deadline.cancel()
-        self._handle(message)
+        row = FRONTEND_REQUESTS.get(message.request)
+        if row is not None and row.is_question:
+            self._handle(message)
+        else:
+            self._handle_when_quiet(message)
         return True
+
+    def _handle_when_quiet(self, message: Message) -> None:
+        """In postcopy the device may be waiting for a page, which the front-end sends when it sees fit: the
+        message waits as long, but not we. There is no time limit, for the front-end knows what it has us wait
+        for: QEMU's guest is in the same wait, and it may take a network's repair."""
+        is_waiting = False
+
+        def go_on() -> None:
+            if self._message is not message:
+                return
+            self._message = None
+            if not is_waiting:
+                self._handle(message)
+                return
+            self._deadline.cancel()
+            self._loop.add_reader(self._transport.fileno(), self._on_readable)
+            with self._paying_for_errors():
+                self._handle(message)
+
+        self._message = message
+        self._device.when_quiet(go_on)
+        if self._message is message:
+            is_waiting = True
+            self._loop.remove_reader(self._transport.fileno())
+            self._look_for_hang_up()
+
+    def _look_for_hang_up(self) -> None:
+        if self.is_gone():
+            self.close("it went away while memory of its was waited for")
+        else:
+            self._deadline = self._loop.call_later(HANG_UP_SECONDS, self._look_for_hang_up)
 
     def _handle(self, message: Message) -> None:
         self._refusal = None
@@ -235,7 +294,10 @@ class Backend:
         """Looks once more when the front-end has been quiet: rings that wait then wait for something."""
         if self._look_back is not None:
             self._look_back.cancel()
-        self._look_back = self._loop.call_later(LOOK_BACK_SECONDS[0], self._report_idle_rings, 0, {})
+        self._look_back = self._loop.call_later(LOOK_BACK_SECONDS[0], self._look_at_rings, 0, {})
+
+    def _look_at_rings(self, look: int, reported: dict[int, str]) -> None:
+        self._device.when_quiet(lambda: self._report_idle_rings(look, reported))
 
     def _report_idle_rings(self, look: int, reported: dict[int, str]) -> None:
         reasons = self._device.idle_reasons()
@@ -244,4 +306,4 @@ class Backend:
                 self._log.warning("ring %d does nothing: %s", index, reason)
         if look + 1 < len(LOOK_BACK_SECONDS):
             wait = LOOK_BACK_SECONDS[look + 1]
-            self._look_back = self._loop.call_later(wait, self._report_idle_rings, look + 1, reasons)
+            self._look_back = self._loop.call_later(wait, self._look_at_rings, look + 1, reasons)

@@ -48,7 +48,8 @@ class LoopRunner:
 
 class ThreadRunner:
     """Gives each worker a thread, the first one the first of ``cpus`` and so on; without any, the kernel
-    decides. One eventfd tells the loop that some worker has something to report.
+    decides. One eventfd tells the loop that some worker has something to report. Implements
+    `net.postcopy.WorkerLender`.
 
     Raises EnvironmentLacksError, and runs nothing, when a thread or a CPU cannot be had.
     """
@@ -57,6 +58,7 @@ class ThreadRunner:
         self, workers: Sequence[Worker], on_event: Callable[[WorkerEvent], None], cpus: Sequence[int] = ()
     ) -> None:
         self._workers = workers
+        self._lent: dict[Worker, Callable[[], None]] = {}
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._events_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -69,6 +71,23 @@ class ThreadRunner:
             self.close()
             raise
 
+    def lend(self, on_quiet: Callable[[], None]) -> Worker:
+        worker = Worker()
+        try:
+            worker.start("vu-postcopy", self._events_fd)
+        except BaseException:
+            worker.close()
+            raise
+        self._lent[worker] = on_quiet
+        return worker
+
+    def take_back(self, worker: Worker) -> None:
+        del self._lent[worker]
+        worker.stop()
+        for event in worker.events():
+            self._on_event(event)
+        worker.close()
+
     def close(self) -> None:
         for worker in self._workers:
             worker.stop()
@@ -79,6 +98,8 @@ class ThreadRunner:
     def _hand_out(self) -> None:
         # Read before the queues are: what comes after it makes the fd readable again.
         os.eventfd_read(self._events_fd)
-        for worker in self._workers:
+        for worker in (*self._workers, *self._lent):
             for event in worker.events():
                 self._on_event(event)
+        for on_quiet in list(self._lent.values()):
+            on_quiet()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable, MutableMapping, Sequence
@@ -16,6 +17,7 @@ from vhostuser.net.device import NetDevice
 from vhostuser.net.events import describe
 from vhostuser.net.offer import protocol_offer, virtio_offer
 from vhostuser.net.port_link import Helper
+from vhostuser.net.postcopy import WorkerLender
 from vhostuser.ports.base import Port, parse_port
 from vhostuser.server.back_channel import SocketBackChannel
 from vhostuser.server.backend import Backend
@@ -37,7 +39,10 @@ class DeviceLog(logging.LoggerAdapter[logging.Logger]):
 
 
 class ServedDevice:
-    """Owns what it opens until `close`. ``on_finished`` is told when no front-end can come any more."""
+    """Owns what it opens until `close`. ``on_finished`` is told when no front-end can come any more.
+
+    With ``lender`` postcopy is offered.
+    """
 
     def __init__(
         self,
@@ -46,6 +51,7 @@ class ServedDevice:
         workers: Sequence[Worker],
         helper: Helper,
         on_finished: Callable[[str], None],
+        lender: WorkerLender | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.config = config
@@ -53,6 +59,10 @@ class ServedDevice:
         self._on_finished = on_finished
         self._trace = DeviceTrace(config.name, trace) if trace is not None else None
         self._backend: Backend | None = None
+        self._next: Transport | None = None
+        """Came while the one before it was still ending."""
+        self._disconnected = asyncio.Event()
+        self._disconnected.set()
         self._endpoint: Endpoint | None = None
         self._port: Port = parse_port(config.port)
         ops = self._port.open(config.queues)
@@ -61,7 +71,9 @@ class ServedDevice:
                 self._port.set_mtu(config.mtu)
             virtio_off, protocol_off = config.disabled_features()
             own_config = config.config_space or config.mac is not None
-            protocol = protocol_offer(disabled=protocol_off, config_space=own_config)
+            protocol = protocol_offer(
+                disabled=protocol_off, config_space=own_config, postcopy=lender is not None
+            )
             self._packet = PacketDevice(device_id, workers)
             self.device = NetDevice(
                 self._packet,
@@ -82,6 +94,7 @@ class ServedDevice:
                 helper=helper,
                 state_channel=StateThreads(),
                 open_channel=partial(SocketBackChannel, log=self.log),
+                lender=lender,
                 log=self.log,
             )
         except BaseException:
@@ -109,7 +122,7 @@ class ServedDevice:
             self._end_faulted()
         else:
             self.device.look_again()
-            self.device.execute_command()
+            self.device.when_quiet(self.device.execute_command)
 
     def _end_faulted(self) -> None:
         if self._backend is not None:
@@ -119,15 +132,18 @@ class ServedDevice:
         return self.device.counters()
 
     def disconnect(self) -> None:
-        """Closes socket and connection; the device's memory goes to the helper to be unmapped."""
+        """Closes socket and connection; `wait_disconnected` is there when that is done."""
         if self._endpoint is not None:
             self._endpoint.close()
             self._endpoint = None
         if self._backend is not None:
             self._backend.close("the server ends")
 
+    async def wait_disconnected(self) -> None:
+        await self._disconnected.wait()
+
     def close(self) -> None:
-        """After `disconnect`, when the helper has nothing of this device left."""
+        """After `wait_disconnected`, when the helper has nothing of this device left."""
         self.device.close()
         self._port.close()
 
@@ -138,18 +154,30 @@ class ServedDevice:
             self._backend.close()
         if self._endpoint is None:
             transport.close()
+        elif self._backend is not None and self._backend.is_ending and self._next is None:
+            self._next = transport
         elif self._backend is not None:
             self.log.warning("refused a second front-end (%s): one is connected", transport.peer())
             transport.close()
         else:
-            self._backend = Backend(transport, self.device, self.log, self._on_end, self._trace)
+            self._connect(transport)
+
+    def _connect(self, transport: Transport) -> None:
+        self._disconnected.clear()
+        self._backend = Backend(transport, self.device, self.log, self._on_end, self._trace)
 
     def _on_end(self, reason: str) -> None:
         self._backend = None
+        self._disconnected.set()
         self.log.info("so far: %s", summarise(self.device.counters()))
-        if self._endpoint is None:
-            return
-        if self.config.one_off or not self._endpoint.front_end_gone():
+        if self._endpoint is not None and (self.config.one_off or not self._endpoint.front_end_gone()):
             self._endpoint.close()
             self._endpoint = None
             self._on_finished(reason)
+        following, self._next = self._next, None
+        if following is None:
+            return
+        if self._endpoint is None:
+            following.close()
+        else:
+            self._connect(following)

@@ -30,6 +30,7 @@ class Server:
     """Serves ``devices`` from `start` to `close`, on the running loop; an async context manager does both.
 
     ``workers``: threads that run the rings, each on one of ``cpus`` if there are any; 0, and the loop does.
+    ``postcopy`` offers postcopy migration in place of memory slots; ValueError without ``workers``.
     ``trace`` is given each line of the trace of the control sockets (`stats.trace`); it must not wait.
 
     `start` raises EnvironmentLacksError, and leaves nothing behind, when a port or a socket cannot be had.
@@ -41,11 +42,15 @@ class Server:
         *,
         workers: int = 0,
         cpus: Sequence[int] = (),
+        postcopy: bool = False,
         trace: Callable[[str], None] | None = None,
     ) -> None:
+        if postcopy and not workers:
+            raise ValueError("postcopy needs worker threads")
         self._configs = list(devices)
         self._worker_threads = workers
         self._cpus = tuple(cpus)
+        self._postcopy = postcopy
         self._trace = trace
         self._served: list[ServedDevice] = []
         self._workers: list[Worker] = []
@@ -66,15 +71,23 @@ class Server:
         """Opens every port, then every socket: when this returns, front-ends can connect."""
         self._helper = HelperThread()
         self._unfinished = len(self._configs)
+        lender = None
         try:
             self._workers.extend(Worker() for _ in range(max(self._worker_threads, 1)))
             if self._worker_threads:
-                self._runner = ThreadRunner(self._workers, self._on_event, self._cpus)
+                threads = self._runner = ThreadRunner(self._workers, self._on_event, self._cpus)
+                lender = threads if self._postcopy else None
             else:
                 self._runner = LoopRunner(self._workers[0], self._on_event)
             for number, config in enumerate(self._configs):
                 device = ServedDevice(
-                    config, number, self._workers, self._helper, self._on_device_finished, self._trace
+                    config,
+                    number,
+                    self._workers,
+                    self._helper,
+                    self._on_device_finished,
+                    lender,
+                    self._trace,
                 )
                 self._served.append(device)
             # None says that it listens before all of them can.
@@ -99,6 +112,8 @@ class Server:
         """Disconnects every front-end, gives ports and memory back. Closing twice does nothing."""
         for device in self._served:
             device.disconnect()
+        for device in self._served:
+            await device.wait_disconnected()
         if self._helper is not None:
             await self._helper.close()
             self._helper = None
@@ -139,7 +154,13 @@ async def _serve(config: ServeConfig, trace: Callable[[str], None] | None) -> No
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Server(config.device, workers=config.workers, cpus=config.cpus or (), trace=trace) as server:
+    async with Server(
+        config.device,
+        workers=config.workers,
+        cpus=config.cpus or (),
+        postcopy=config.postcopy,
+        trace=trace,
+    ) as server:
         finished = asyncio.create_task(server.wait_finished())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({finished, stopped}, return_when=asyncio.FIRST_COMPLETED)

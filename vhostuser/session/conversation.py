@@ -43,6 +43,12 @@ class Conversation:
         self.protocol_features = ProtocolFeature(0)
         self.status = 0
         self.rings: dict[int, Ring] = {}
+        self.is_advised = False
+        """POSTCOPY_ADVISE was answered with an fd."""
+        self.in_postcopy = False
+        """Between POSTCOPY_LISTEN and POSTCOPY_END."""
+        self.table_is_unconfirmed = False
+        """The front-end has been told where we mapped its table and has not said yet that it may be used."""
 
     def offer(self) -> VirtioFeature:
         return self.device.offered_features() | VirtioFeature.PROTOCOL_FEATURES
@@ -78,3 +84,4 @@ class Conversation:
         self.has_features = False
         self.protocol_features = ProtocolFeature(0)
         self.status = 0
+        self.is_advised = self.in_postcopy = self.table_is_unconfirmed = False

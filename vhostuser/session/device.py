@@ -98,6 +98,24 @@ class Device(Protocol):
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> Pending | None:
         """Replace the whole memory map; one fd per region, in order. When refused, the old map stays."""
 
+    def postcopy_advise(self) -> int | None:
+        """A userfaultfd for the front-end, which is the caller's; None when the kernel has none for us."""
+
+    def postcopy_listen(self) -> None:
+        """Comes after `postcopy_advise` gave an fd: from now on tables come by `map_mem_table`."""
+
+    def map_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> tuple[int, ...]:
+        """In postcopy, in place of `set_mem_table`: where each region begins in our address space.
+
+        The memory stays what it was, and nothing touches the new one, before `confirm_mem_table`.
+        """
+
+    def confirm_mem_table(self) -> None:
+        """The table of `map_mem_table` replaces the memory; its pages come when they are touched."""
+
+    def postcopy_end(self) -> None:
+        """All pages are there: whoever waits for one, waits no longer."""
+
     def add_mem_reg(self, region: MemoryRegion, fd: int) -> None:
         """One more region, up to `MAX_MEM_SLOTS`; rings that run are not disturbed."""
 

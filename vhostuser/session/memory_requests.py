@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vhostuser.errors import RequestError
 from vhostuser.session import checks
 from vhostuser.session.conversation import Conversation, Deferred
+from vhostuser.session.replies import Unanswered
 from vhostuser.wire.constants import MAX_MEM_SLOTS, IotlbType
 from vhostuser.wire.messages import U64, Empty, FdBag, Iotlb, Log, MemTable, Payload, SingleRegion
 
@@ -15,9 +18,27 @@ class MemoryRequests:
     def __init__(self, said: Conversation) -> None:
         self._said = said
 
-    def set_mem_table(self, payload: MemTable, fds: FdBag) -> Deferred | None:
+    def set_mem_table(self, payload: MemTable, fds: FdBag) -> Deferred | MemTable | Unanswered | None:
+        if self._said.in_postcopy:
+            return self._set_late_table(payload, fds)
         pending = self._said.device.set_mem_table(payload.regions, fds.take_all())
         return Deferred(pending, lambda result: None) if pending is not None else None
+
+    def _set_late_table(self, payload: MemTable, fds: FdBag) -> MemTable | Unanswered:
+        """In postcopy it takes three steps: the table; our answer, with where we mapped each region; and the
+        front-end's acknowledgement that it is ready for faults there, a u64 0, which is to the byte a table
+        of no regions. Nothing may be touched, and no page be asked for, before that."""
+        if not self._said.table_is_unconfirmed:
+            bases = self._said.device.map_mem_table(payload.regions, fds.take_all())
+            self._said.table_is_unconfirmed = True
+            return MemTable(
+                tuple(replace(region, uva=base) for region, base in zip(payload.regions, bases, strict=True))
+            )
+        if payload.regions:
+            raise RequestError("comes where the acknowledgement of the last one is due")
+        self._said.table_is_unconfirmed = False
+        self._said.device.confirm_mem_table()
+        return Unanswered()
 
     def get_max_mem_slots(self, payload: Empty, fds: FdBag) -> U64:
         return U64(MAX_MEM_SLOTS)

@@ -34,7 +34,12 @@ class WithFds:
     fds: tuple[int, ...]
 
 
-Answer = Payload | WithFds
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Served, and not to be answered whatever kind its request has: the front-end's own acknowledgement."""
+
+
+Answer = Payload | WithFds | Unanswered
 
 
 class RefusedWith(RequestError):
@@ -45,7 +50,9 @@ class RefusedWith(RequestError):
         self.answer = answer
 
 
-def ask(message: Message, row: RequestRow | None, acked: ProtocolFeature) -> Asked:
+def ask(
+    message: Message, row: RequestRow | None, acked: ProtocolFeature, *, in_postcopy: bool = False
+) -> Asked:
     """Note how ``message`` is to be answered; ``row`` is None for a request that does not exist.
 
     Called before the request is served: SET_PROTOCOL_FEATURES is acknowledged by what was negotiated before
@@ -58,7 +65,7 @@ def ask(message: Message, row: RequestRow | None, acked: ProtocolFeature) -> Ask
     if kind is ReplyKind.OWN_WITH_LOG_SHMFD:
         kind = ReplyKind.OWN if ProtocolFeature.LOG_SHMFD in acked else ReplyKind.ACK
     elif kind is ReplyKind.OWN_IN_POSTCOPY:
-        kind = ReplyKind.ACK  # POSTCOPY_LISTEN is refused, so it never is postcopy
+        kind = ReplyKind.OWN if in_postcopy else ReplyKind.ACK
     return Asked(message, kind, wants_ack, row.acceptance, row.refusal)
 
 
@@ -76,6 +83,8 @@ def decide(asked: Asked, outcome: Answer | RequestError | None) -> Reply | None:
         if isinstance(outcome, RequestError):
             raise outcome
         assert outcome is not None, "a request with a reply of its own was served without one"
+        if isinstance(outcome, Unanswered):
+            return None
         if isinstance(outcome, WithFds):
             return Reply(request, outcome.payload, outcome.fds)
         return Reply(request, outcome)

@@ -17,6 +17,7 @@ from vhostuser.session.feature_requests import FeatureRequests
 from vhostuser.session.inflight_requests import InflightRequests
 from vhostuser.session.memory_requests import MemoryRequests
 from vhostuser.session.network_requests import NetworkRequests
+from vhostuser.session.postcopy_requests import PostcopyRequests
 from vhostuser.session.replies import Answer, Asked, ask, decide
 from vhostuser.session.ring_requests import RingRequests
 from vhostuser.session.state_requests import StateRequests
@@ -33,6 +34,7 @@ REQUEST_GROUPS: Final = (
     RingRequests,
     NetworkRequests,
     StateRequests,
+    PostcopyRequests,
 )
 """Who serves which request: the handler that its row names is a method of exactly one of these."""
 
@@ -80,7 +82,7 @@ class Session:
         """Serve one request. What is returned is sent before the next message is read."""
         assert self._waiting is None, "a request is handled while another one waits for its result"
         row = FRONTEND_REQUESTS.get(message.request)
-        asked = ask(message, row, self._said.protocol_features)
+        asked = ask(message, row, self._said.protocol_features, in_postcopy=self._said.in_postcopy)
         outcome: Answer | RequestError | Deferred | None
         try:
             outcome = self._serve(message, row)
@@ -128,6 +130,8 @@ class Session:
             raise RequestError(payload.reason)
         assert row is not None, "a message of an unknown request is Malformed"
         self._check_gate(row.gate)
+        if self._said.table_is_unconfirmed and row.request is not Request.SET_MEM_TABLE:
+            raise RequestError("comes where the acknowledgement of SET_MEM_TABLE is due")
         if row.handler is None:
             raise RequestError("is not served by this version")
         if isinstance(payload, VringState | VringAddr | VringFd):

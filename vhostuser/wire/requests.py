@@ -123,6 +123,11 @@ class RequestRow:
     def name(self) -> str:
         return self.request.name
 
+    @property
+    def is_question(self) -> bool:
+        """Carries nothing and is answered in any case: nothing that runs has to stand still for it."""
+        return self.payload == (Empty,) and self.reply in (ReplyKind.OWN, ReplyKind.ALWAYS_U64)
+
 
 _OWN, _ACK, _ALWAYS = ReplyKind.OWN, ReplyKind.ACK, ReplyKind.ALWAYS_U64
 _ANY, _STOPPED = RingRule.ANY, RingRule.STOPPED
@@ -208,9 +213,16 @@ FRONTEND_REQUESTS: Final = _table(
         _ROW(_R.SET_CONFIG, (Config,), _ACK, gate=_on(P.CONFIG), handler="set_config"),
         _ROW(_R.CREATE_CRYPTO_SESSION, (Opaque,), _OWN, gate=_on(P.CRYPTO_SESSION), answer=(Opaque,)),
         _ROW(_R.CLOSE_CRYPTO_SESSION, (U64,), _ACK, gate=_on(P.CRYPTO_SESSION)),
-        _ROW(_R.POSTCOPY_ADVISE, (Empty,), _OWN, gate=_on(P.PAGEFAULT), answer=(Empty,)),
-        _ROW(_R.POSTCOPY_LISTEN, (Empty,), _ACK, gate=_on(P.PAGEFAULT)),
-        _ROW(_R.POSTCOPY_END, (Empty,), _ALWAYS, gate=_on(P.PAGEFAULT)),
+        _ROW(
+            _R.POSTCOPY_ADVISE,
+            (Empty,),
+            _OWN,
+            gate=_on(P.PAGEFAULT),
+            handler="postcopy_advise",
+            answer=(Empty,),
+        ),
+        _ROW(_R.POSTCOPY_LISTEN, (Empty,), _ACK, gate=_on(P.PAGEFAULT), handler="postcopy_listen"),
+        _ROW(_R.POSTCOPY_END, (Empty,), _ALWAYS, gate=_on(P.PAGEFAULT), handler="postcopy_end"),
         _ROW(
             _R.GET_INFLIGHT_FD,
             (Inflight,),

@@ -30,8 +30,8 @@ static int map_region(struct vu_region *region, const struct vu_region_setup *se
 
     if (!mapping)
         return ENOMEM;
-    map = mmap(NULL, setup->map_length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, setup->fd,
-               (off_t)setup->map_offset);
+    map = mmap(NULL, setup->map_length, setup->late ? PROT_NONE : PROT_READ | PROT_WRITE,
+               MAP_SHARED | MAP_NORESERVE, setup->fd, (off_t)setup->map_offset);
     if (map == MAP_FAILED) {
         int error = errno;
 

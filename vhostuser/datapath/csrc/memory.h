@@ -16,7 +16,7 @@ struct vu_region_setup {
     uint64_t map_length; /* bytes to map: a multiple of the file's page size */
     uint64_t map_delta;  /* where in the mapping the region begins */
     int fd;              /* taken over on success: closed when the region is unmapped */
-    int pad;
+    int late;            /* 1: no access until vu_memory_register (postcopy.h) */
 };
 
 /* An immutable table.  Each region is mapped once, however many tables it is in: it is unmapped, and its fd

@@ -38,6 +38,17 @@ void vu_worker_quiesce(struct vu_worker *worker)
     pthread_mutex_unlock(&gate->lock);
 }
 
+int vu_worker_is_quiet(struct vu_worker *worker)
+{
+    struct vu_gate *gate = &worker->gate;
+    bool turning;
+
+    pthread_mutex_lock(&gate->lock);
+    turning = gate->turning;
+    pthread_mutex_unlock(&gate->lock);
+    return !turning;
+}
+
 void vu_worker_pause(struct vu_worker *worker)
 {
     vu_worker_hold(worker);
@@ -79,15 +90,18 @@ bool vu_turn_enter(struct vu_worker *worker)
     return open;
 }
 
-void vu_turn_leave(struct vu_worker *worker)
+bool vu_turn_leave(struct vu_worker *worker)
 {
     struct vu_gate *gate = &worker->gate;
+    bool held;
 
     pthread_mutex_lock(&gate->lock);
     gate->turning = false;
-    if (gate->hold)
+    held = gate->hold;
+    if (held)
         pthread_cond_broadcast(&gate->moved);
     pthread_mutex_unlock(&gate->lock);
+    return held;
 }
 
 void vu_turn_await(struct vu_worker *worker)

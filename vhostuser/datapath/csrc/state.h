@@ -144,13 +144,14 @@ struct vu_worker {
     struct vu_event events[VU_EVENTS];
 };
 
-/* quiesce.c: the worker's side.  Enter answers false while the worker is paused; await returns when it no
-   longer is, or when its thread has to end. */
+/* quiesce.c: the worker's side.  Enter answers false while the worker is paused; leave, whether somebody
+   waits for the end of the turn; await returns when the worker no longer is paused, or when its thread has to
+   end. */
 void vu_gate_open(struct vu_gate *gate);
 void vu_gate_close(struct vu_gate *gate);
 void vu_gate_end(struct vu_gate *gate, bool ending);
 bool vu_turn_enter(struct vu_worker *worker);
-void vu_turn_leave(struct vu_worker *worker);
+bool vu_turn_leave(struct vu_worker *worker);
 void vu_turn_await(struct vu_worker *worker);
 
 /* events.c */

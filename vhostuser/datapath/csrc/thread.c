@@ -38,7 +38,7 @@ static void *run(void *argument)
         uint32_t result = vu_worker_turn(worker, -1);
 
         /* As long as they have not been read: what is written once may be read before the events are. */
-        if (result & VU_TURN_EVENTS)
+        if (result & (VU_TURN_EVENTS | VU_TURN_HELD))
             report(worker->events_fd);
         if (result & VU_TURN_PAUSED)
             vu_turn_await(worker);

@@ -256,6 +256,7 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
         result |= VU_TURN_MORE;
     if (vu_events_pending(worker))
         result |= VU_TURN_EVENTS;
-    vu_turn_leave(worker);
+    if (vu_turn_leave(worker))
+        result |= VU_TURN_HELD;
     return result;
 }

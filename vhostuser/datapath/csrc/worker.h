@@ -15,6 +15,7 @@
 #define VU_TURN_MORE 1   /* work is left: turn again */
 #define VU_TURN_EVENTS 2 /* vu_worker_events has something */
 #define VU_TURN_PAUSED 4 /* nothing was done: the worker is paused */
+#define VU_TURN_HELD 8   /* somebody waits for the end of this turn */
 
 enum vu_event_kind {
     VU_EVENT_RING_STARTED = 1,   /* value[0] position, [1] base given, [2] used->idx found, [3] avail->idx,
@@ -48,7 +49,7 @@ int vu_worker_epoll_fd(const struct vu_worker *worker);
 uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms);
 /* A thread of its own, called `name` (15 characters), turns the worker from now on and sleeps in the turn.
    cpu: the only one that it may use, -1 for any.  events_fd: an eventfd, stays the caller's, written after a
-   turn that left VU_TURN_EVENTS.  Returns -errno: EINVAL when there is no such CPU for us. */
+   turn that left VU_TURN_EVENTS or VU_TURN_HELD.  Returns -errno: EINVAL when there is no such CPU for us. */
 int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int events_fd);
 /* Ends the thread, if there is one, after the turn that it is in. */
 void vu_worker_stop(struct vu_worker *worker);
@@ -63,6 +64,9 @@ void vu_worker_stop(struct vu_worker *worker);
 void vu_worker_pause(struct vu_worker *worker);
 void vu_worker_hold(struct vu_worker *worker);
 void vu_worker_quiesce(struct vu_worker *worker);
+/* Whether it is in no turn, and so, while it is held, paused: quiesce for who must not wait.  Who was told
+   no is told by the thread's events_fd when to ask again. */
+int vu_worker_is_quiet(struct vu_worker *worker);
 void vu_worker_resume(struct vu_worker *worker);
 /* Moves up to max events out; one reader. */
 uint32_t vu_worker_events(struct vu_worker *worker, struct vu_event *events, uint32_t max);
