@@ -35,10 +35,10 @@ def migrating_guest(folder: Path, namespace: Namespace, nic: VhostUserNic, *word
     return Guest(folder, [nic], namespace, machine=[*plain_machine(1, MEMORY_MIB), *words])
 
 
-def incoming_guest(folder: Path, namespace: Namespace, nic: VhostUserNic) -> Guest:
+def incoming_guest(folder: Path, namespace: Namespace, nic: VhostUserNic, *words: str) -> Guest:
     """A QEMU without a guest of its own, waiting for one at `incoming` in its folder, which is made."""
     folder.mkdir()
-    target = migrating_guest(folder, namespace, nic, "-incoming", f"unix:{folder}/incoming")
+    target = migrating_guest(folder, namespace, nic, "-incoming", f"unix:{folder}/incoming", *words)
     target.open_monitor()
     return target
 
