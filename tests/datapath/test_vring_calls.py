@@ -11,8 +11,7 @@ import pytest
 
 from tests.datapath.rig import MODERN, Bench, Ring, V, frame, start_at
 from vhostuser.datapath.port_ops import PortKind
-from vhostuser.datapath.worker import paused
-from vhostuser.datapath.worker import EventKind
+from vhostuser.datapath.worker import EventKind, paused
 from vhostuser.frontend.virtqueue import need_event
 
 PERIOD = 1 << 16
