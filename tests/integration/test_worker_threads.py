@@ -143,7 +143,8 @@ def test_sigterm_ends_the_process_within_a_second_in_traffic(
     command = [PROGRAM, "serve", "-s", str(path), "--port", "source", "--workers", "2", "--cpus", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait(path.exists)
+            assert process.stderr is not None
+            assert "listening" in process.stderr.readline()
             with VirtioNetDriver.connect(path) as driver:
                 for _ in range(100):
                     driver.recv()
