@@ -11,6 +11,7 @@ from tests.frontend.check.conftest import FindsFault
 from tests.frontend.check.meddler import Fault, Line, Said
 from tests.frontend.check.test_bad_chains import ServesOnce
 from vhostuser.wire.constants import Request
+from vhostuser.wire.features import ProtocolFeature
 
 LOST = "still out|none|no frame of ours|no reply|gone"
 
@@ -41,12 +42,17 @@ class StartsOver(Fault):
 
 
 class OneTooFar(Fault):
-    """Packed rings begin a chain behind the base."""
+    """Packed rings begin a chain behind the base, and no inflight region knows better."""
 
     def request(self, line: Line, said: Said) -> None:
         if said.request == Request.SET_VRING_BASE and said.word(4) & 0x7FFF:
             said.body = struct.pack("=II", said.word(), said.word(4) + 0x10001)
         line.up(said)
+
+    def reply(self, line: Line, said: Said) -> None:
+        if said.request == Request.GET_PROTOCOL_FEATURES:
+            said.body = struct.pack("=Q", said.number() & ~int(ProtocolFeature.INFLIGHT_SHMFD))
+        line.down(said)
 
 
 class DiesAfter(Fault):
