@@ -9,10 +9,12 @@ import pytest
 
 from tests.datapath.rig import MODERN, RX, Bench, Chain, V, frame, read_eventfd
 from vhostuser.datapath.dirty_log import DirtyLog
+from vhostuser.datapath.iotlb import DeviceIotlb
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import MAX_COMMAND, RingEnabled
 from vhostuser.datapath.worker import EventKind
 from vhostuser.frontend.guest_memory import Region
+from vhostuser.frontend.iova_memory import PAGE, IovaMemory
 from vhostuser.frontend.virtqueue import DescFlag, Segment
 
 SIZE = 16
@@ -448,3 +450,32 @@ def test_frames_of_another_pair_are_no_commands(bench: Bench) -> None:
 
     assert [content for _, content in rx.receive()] == [frame(7)]
     assert bench.reported(EventKind.CONTROL) == []
+
+
+def test_command_and_answer_wait_for_translations_and_neither_is_lost(bench: Bench) -> None:
+    control = Control(bench, MODERN | V.ACCESS_PLATFORM)
+    memory = control.guest.memory
+    assert isinstance(memory, IovaMemory)
+    iotlb = DeviceIotlb(control.guest.device)
+
+    def tell() -> None:
+        bench.settle()
+        while misses := list(iotlb.take_misses()):
+            for miss in misses:
+                page = miss.iova & -PAGE
+                iotlb.update(page, page + PAGE - 1, memory.page_user_address(page), 3)
+            bench.settle()
+
+    tell()
+    ack = control.send(COMMAND)
+    tell()
+    assert control.events() == 1
+    assert control.ring.pair.command() == COMMAND
+    iotlb.invalidate(0, (1 << 64) - 1)
+    control.answer(OK)
+    assert memory.read(ack, 1) == b"\xee"
+    tell()
+
+    assert memory.read(ack, 1) == bytes([OK])
+    assert control.events() == 0, "it is not asked about twice"
+    assert len(control.ring.queue.take_used()) == 1
