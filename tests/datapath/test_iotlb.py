@@ -466,6 +466,24 @@ def test_new_memory_table_forgets_all_and_asks_again(bench: Bench) -> None:
     assert len(tx.take()) == 1
 
 
+def test_features_that_are_said_again_forget_all(bench: Bench) -> None:
+    """QEMU says them at each start, and between stop and start nothing of what its IOMMU forgets."""
+    platform = Platform(bench)
+    _, tx = platform.guest.pair(PortKind.SINK, 16)
+    tx.start()
+    platform.answer()
+    tx.stop()
+    for page in list(platform.memory.pages):
+        platform.memory.move_page(page)
+    platform.guest.device.set_features(PLATFORM)
+    assert len(platform.iotlb) == 0
+    tx.send(frame(1))
+    tx.publish()
+    tx.start()
+    assert platform.answer() > 0
+    assert len(tx.take()) == 1
+
+
 def test_ring_part_whose_pages_lie_apart_breaks_the_ring(bench: Bench) -> None:
     platform = Platform(bench)
     _, tx = platform.guest.pair(PortKind.SINK, 1024)

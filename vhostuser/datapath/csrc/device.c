@@ -29,7 +29,7 @@ static void choose_instance(struct vu_device *device)
 
 void vu_device_set_features(struct vu_device *device, uint64_t features)
 {
-    bool iommu_changes = (device->features ^ features) & VU_F_ACCESS_PLATFORM;
+    bool iommu = (device->features | features) & VU_F_ACCESS_PLATFORM;
 
     device->features = features;
     device->mergeable = features & VU_F_MRG_RXBUF;
@@ -38,7 +38,9 @@ void vu_device_set_features(struct vu_device *device, uint64_t features)
        guests have only with merging. */
     device->header_size =
         (features & (VU_F_VERSION_1 | VU_F_MRG_RXBUF)) ? VU_NET_HDR_SIZE : VU_NET_HDR_LEGACY_SIZE;
-    if (iommu_changes)
+    /* Each start of a device begins with this.  While it was stopped QEMU did not listen to its IOMMU and
+       said nothing of what went; with memory slots no table follows that would tell. */
+    if (iommu)
         vu_iotlb_flush(device);
 }
 
