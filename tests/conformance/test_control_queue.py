@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -205,9 +206,14 @@ def test_without_ctrl_vlan_all_tagged_packets_are_accepted() -> None:
 
 def test_announcement_is_acknowledged() -> None:
     with control() as (site, driver):
-        device = site.server._served[0].device
-        site.loop.call_soon_threadsafe(device.ask_to_announce)
-        site.assert_neighbour_unharmed()
+        device, asked = site.server._served[0].device, threading.Event()
+
+        def ask() -> None:
+            device.ask_to_announce()
+            asked.set()
+
+        site.loop.call_soon_threadsafe(ask)
+        assert asked.wait(10)
         assert driver.frontend.get_config(6, 2) == b"\3\0"
         assert driver.control.ack_announce()
         assert driver.frontend.get_config(6, 2) == b"\1\0"
