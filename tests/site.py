@@ -54,6 +54,34 @@ def echo(driver: VirtioNetDriver, content: bytes = FRAME) -> None:
     assert driver.recv().frame == content
 
 
+@contextmanager
+def traffic(driver: VirtioNetDriver) -> Iterator[None]:
+    """All the while frames go there and back, and not one is lost."""
+    stop, failures = threading.Event(), list[BaseException]()
+    rounds = 0
+
+    def go_on() -> None:
+        nonlocal rounds
+        try:
+            while not stop.is_set():
+                echo(driver, frame(rounds))
+                rounds += 1
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        wait(lambda: rounds > 2 or bool(failures))
+        yield
+        so_far = rounds
+        wait(lambda: rounds > so_far + 2 or bool(failures))
+    finally:
+        stop.set()
+        thread.join()
+    assert failures == []
+
+
 class Stepper(VirtioNetDriver):
     """A driver whose messages a test sends one by one, each acknowledged."""
 

@@ -14,9 +14,8 @@ from tests.conformance import fds
 from tests.conformance.messages import of
 from tests.conftest import open_fds
 from tests.integration.loglines import assert_one_line, complaints
-from tests.integration.test_bad_memory_faults import neighbour_in_traffic
 from tests.plain_frontend import PlainFrontend, close_all, inflight, u64
-from tests.site import RING_SIZE, Site, echo, wait
+from tests.site import RING_SIZE, Site, echo, traffic, wait
 from vhostuser.errors import PeerError
 from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
@@ -213,7 +212,7 @@ def test_region_that_is_truncated_costs_its_connection_alone(
         driver.do(calls.set_inflight_fd(REGION, fd))
         driver.say_all()
         echo(driver)
-        with neighbour_in_traffic(site):
+        with traffic(site.neighbour):
             os.ftruncate(fd, 0)
             driver.send(bytes(60))
             driver.frontend.wait_closed()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from tests.conftest import open_fds
 from tests.integration.loglines import assert_one_line, complaints
-from tests.site import RING_SIZE, Site, echo, frame, wait
+from tests.site import RING_SIZE, Site, echo, frame, traffic, wait
 from vhostuser.errors import PeerError
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.guest_memory import GuestMemory, Region
@@ -32,39 +30,11 @@ def punch(fd: int, start: int, length: int) -> None:
     assert libc.fallocate(fd, KEEP_SIZE | PUNCH_HOLE, start, length) == 0
 
 
-@contextmanager
-def neighbour_in_traffic(site: Site) -> Iterator[None]:
-    """All the while, the neighbour's frames come back."""
-    stop, failures = threading.Event(), list[BaseException]()
-    rounds = 0
-
-    def go_on() -> None:
-        nonlocal rounds
-        try:
-            while not stop.is_set():
-                echo(site.neighbour, frame(rounds))
-                rounds += 1
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        wait(lambda: rounds > 2 or bool(failures))
-        yield
-        so_far = rounds
-        wait(lambda: rounds > so_far + 2 or bool(failures))
-    finally:
-        stop.set()
-        thread.join()
-    assert failures == []
-
-
 @pytest.mark.parametrize("left", [0, PAGE, 32 * PAGE])
 def test_truncated_file_costs_its_device_only(
     site: Site, caplog: pytest.LogCaptureFixture, left: int
 ) -> None:
-    with neighbour_in_traffic(site), site.driver() as driver:
+    with traffic(site.neighbour), site.driver() as driver:
         echo(driver)
         driver.memory.truncate("ram", left)
         driver.kick(1)
@@ -88,7 +58,7 @@ def test_buffers_that_are_gone_cost_their_device_only(
     # Rings in one file, buffers in another that is cut: the fault is in the middle of a copy.
     regions = [Region(0, MIB, file="rings"), Region(GIB4, MIB, file="buffers")]
     with (
-        neighbour_in_traffic(site),
+        traffic(site.neighbour),
         GuestMemory(regions=regions) as memory,
         VirtioNetDriver.connect(site.path, memory=memory, queue_size=RING_SIZE) as driver,
     ):
@@ -120,7 +90,7 @@ def test_truncated_again_and_again_leaves_nothing(site: Site) -> None:
 
 
 def test_file_that_shrinks_in_the_middle_of_a_flood_costs_its_device_only(site: Site) -> None:
-    with neighbour_in_traffic(site), site.driver() as driver:
+    with traffic(site.neighbour), site.driver() as driver:
         echo(driver)
         fds = driver.memory.fds()
         cut = threading.Timer(0.02, lambda: os.ftruncate(fds[0], 0))
@@ -160,7 +130,7 @@ def test_truncation_between_two_tables_is_found_by_the_next(
 
 def test_hole_in_all_of_memory_reads_as_zeros(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """avail->idx goes back to 0: that is a jump, which breaks the ring and nothing else."""
-    with neighbour_in_traffic(site), site.driver() as driver:
+    with traffic(site.neighbour), site.driver() as driver:
         for number in range(5):
             echo(driver, frame(number))
         (fd,) = set(driver.memory.fds())

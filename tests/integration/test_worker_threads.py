@@ -5,49 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.site import RING_SIZE, Site, echo, frame, serving, wait
+from tests.site import RING_SIZE, Site, echo, frame, serving, traffic, wait
 from vhostuser.config import DeviceConfig
 from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
 
 PROGRAM = str(Path(sys.executable).with_name("vhostuser"))
 WORKERS = (2,)
-
-
-@contextmanager
-def traffic(driver: VirtioNetDriver) -> Iterator[None]:
-    """All the while frames go there and back, and not one is lost."""
-    stop, failures = threading.Event(), list[BaseException]()
-    rounds = 0
-
-    def go_on() -> None:
-        nonlocal rounds
-        try:
-            while not stop.is_set():
-                echo(driver, frame(rounds))
-                rounds += 1
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        wait(lambda: rounds > 2 or bool(failures))
-        yield
-        so_far = rounds
-        wait(lambda: rounds > so_far + 2 or bool(failures))
-    finally:
-        stop.set()
-        thread.join()
-    assert failures == []
 
 
 def test_memory_table_is_swapped_in_traffic(site: Site) -> None:
