@@ -27,9 +27,18 @@ static void choose_instance(struct vu_device *device)
     device->general = (device->features & (VU_F_LOG_ALL | VU_F_ACCESS_PLATFORM)) || device->inflight;
 }
 
+static bool is_stopped(const struct vu_device *device)
+{
+    for (const struct vu_pair *pair = device->pairs; pair; pair = pair->next) {
+        if (pair->vring[VU_RX].state != VU_VRING_STOPPED || pair->vring[VU_TX].state != VU_VRING_STOPPED)
+            return false;
+    }
+    return true;
+}
+
 void vu_device_set_features(struct vu_device *device, uint64_t features)
 {
-    bool iommu = (device->features | features) & VU_F_ACCESS_PLATFORM;
+    bool iommu_changes = (device->features ^ features) & VU_F_ACCESS_PLATFORM;
 
     device->features = features;
     device->mergeable = features & VU_F_MRG_RXBUF;
@@ -39,8 +48,9 @@ void vu_device_set_features(struct vu_device *device, uint64_t features)
     device->header_size =
         (features & (VU_F_VERSION_1 | VU_F_MRG_RXBUF)) ? VU_NET_HDR_SIZE : VU_NET_HDR_LEGACY_SIZE;
     /* Each start of a device begins with this.  While it was stopped QEMU did not listen to its IOMMU and
-       said nothing of what went; with memory slots no table follows that would tell. */
-    if (iommu)
+       said nothing of what went; with memory slots no table follows that would tell.  Later pairs say it
+       while the first run: forgetting then would ask for every page once more with each of them. */
+    if (iommu_changes || is_stopped(device))
         vu_iotlb_flush(device);
 }
 
