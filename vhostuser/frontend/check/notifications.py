@@ -117,9 +117,11 @@ def _event_idx_far(peer: Peer) -> None:
         settle(peer, driver)
         queue = driver.queues[TX]
         _used_by_polling(peer, driver)
-        driver.read_call(TX)
         queue.write_avail_flags(0)
         queue.write_used_event(queue.used_index + 5)
+        # A call for what was used so far may still be under way.
+        rest()
+        driver.read_call(TX)
         for number in range(5):
             driver.send(frame(number))
             _used_by_polling(peer, driver)
