@@ -84,13 +84,13 @@ def test_payload_and_fds_must_agree(
 
 
 @contextmanager
-def started(site: Site, item: str, fd: int) -> Iterator[Stepper]:
-    """A device both of whose rings have this fd for kick or call."""
+def started(site: Site, item: str, fd: int, rings: tuple[int, ...] = (RX, TX)) -> Iterator[Stepper]:
+    """A device some of whose rings have this fd for kick or call."""
     with site.stepping() as driver:
         driver.say_all("kick", "call")
         for index in (RX, TX):
             for each in ("call", "kick"):
-                if each != item:
+                if each != item or index not in rings:
                     driver.say(each, index)
                 else:
                     driver.do(MAKE[f"SET_VRING_{item.upper()}"](index, fd))
@@ -197,7 +197,8 @@ def test_kick_through_a_pipe_or_socket_is_drained(site: Site, kind: str) -> None
     else:
         left, right = socket.socketpair()
         reader, writer = left.detach(), right.detach()
-    with started(site, "kick", reader) as driver:
+    # Of one ring: whoever reads first takes the other's kicks, which an eventfd, never read, cannot lose.
+    with started(site, "kick", reader, (TX,)) as driver:
         for number in range(3 * RING_SIZE):
             driver.send(frame(number))
             os.write(writer, b"kickkick" * 64)
