@@ -233,7 +233,7 @@ static double now(void)
 int main(int argc, char **argv)
 {
     int rounds = argc > 1 ? atoi(argv[1]) : 200;
-    double *pauses = calloc((size_t)rounds, sizeof(*pauses));
+    double *pauses = calloc((size_t)rounds + 1, sizeof(*pauses));
     uint64_t started = 0, waits = 0;
     struct vu_event taken[32];
     pthread_t reader;
@@ -250,7 +250,8 @@ int main(int argc, char **argv)
     resume_all();
     arena_require(pthread_create(&reader, NULL, read_counters, NULL) == 0);
 
-    for (int round = 0; round < rounds; round++) {
+    /* And one without a change: what the last change started reports only once it has something to do. */
+    for (int round = 0; round <= rounds; round++) {
         uint16_t before[DEVICES][PAIRS];
         double began;
 
@@ -265,7 +266,8 @@ int main(int argc, char **argv)
             for (int pair = 0; pair < PAIRS; pair++)
                 before[i][pair] = used_index(&guests[i], pair, VU_TX);
         }
-        change(round);
+        if (round < rounds)
+            change(round);
         for (int i = 0; i < DEVICES; i++) {
             for (int pair = 0; pair < PAIRS; pair++)
                 arena_require(used_index(&guests[i], pair, VU_TX) == before[i][pair]);
