@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -20,8 +19,5 @@ def namespace() -> Iterator[None]:
 @pytest.fixture
 def nobody() -> Iterator[None]:
     """The test runs without privileges and gets them back at its end."""
-    os.seteuid(65534)
-    try:
+    with taps.as_nobody():
         yield
-    finally:
-        os.seteuid(0)

@@ -51,6 +51,19 @@ def _call(name: str, *arguments: int) -> None:
         raise OSError(error, f"{name}: {os.strerror(error)}")
 
 
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without privileges. Meanwhile the tun device is everybody's, as it is wherever udev made it."""
+    mode = os.stat(tun.TUN_DEVICE).st_mode & 0o777
+    os.chmod(tun.TUN_DEVICE, 0o666)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.chmod(tun.TUN_DEVICE, mode)
+
+
 def make_tap(name: str, flags: int = MULTI_QUEUE) -> int:
     """An fd of a new tap, or of one more queue, opened as another program would."""
     fd = os.open(tun.TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)

@@ -165,11 +165,8 @@ def test_no_right_to_make_a_tap(nobody: None) -> None:
 def test_a_tap_of_another_user() -> None:
     fd = taps.make_tap("vm1")
     taps.give_to(fd, 12345)
-    os.seteuid(65534)
-    try:
+    with taps.as_nobody():
         sentence = refused(TapPort("vm1"))
-    finally:
-        os.seteuid(0)
     assert sentence.startswith("tap vm1 belongs to another user")
     os.close(fd)
 
@@ -178,13 +175,10 @@ def test_the_user_of_a_tap_needs_no_privilege() -> None:
     fd = taps.make_tap("vm1")
     taps.give_to(fd, 65534)
     port = TapPort("vm1")
-    os.seteuid(65534)
-    try:
+    with taps.as_nobody():
         port.open(2)
         port.start(TSO4)
         port.close()
-    finally:
-        os.seteuid(0)
     os.close(fd)
 
 
@@ -232,15 +226,12 @@ def test_inherited_fds_need_no_privilege() -> None:
     given = [taps.make_tap("vm1") for _ in range(2)]
     port = parse_port(f"tap:fd={given[0]}:{given[1]}")
     assert port.caps.queues == 2
-    os.seteuid(65534)
-    try:
+    with taps.as_nobody():
         assert port.open(2).fds == tuple(given)
         port.start(TSO4)
         port.attach(1, False)
         port.attach(1, True)
         port.stop()
-    finally:
-        os.seteuid(0)
     assert not os.get_blocking(given[0])
     assert not os.get_inheritable(given[1])
     port.close()
@@ -489,13 +480,10 @@ def test_the_mtu() -> None:
 def test_an_mtu_that_is_right_already_needs_no_privilege() -> None:
     port = TapPort("vm1")
     port.open(1)
-    os.seteuid(65534)
-    try:
+    with taps.as_nobody():
         port.set_mtu(1500)
         with pytest.raises(EnvironmentLacksError, match="run 'ip link set vm1 mtu 9000'"):
             port.set_mtu(9000)
-    finally:
-        os.seteuid(0)
     port.close()
 
 
