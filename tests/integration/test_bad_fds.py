@@ -154,8 +154,11 @@ def test_regression_socket_that_lingers_costs_no_other_device(site: Site) -> Non
         while True:
             sender.send(bytes(1 << 16))
     with PlainFrontend(site.path) as plain:
-        plain.send(1, b"", [sender.fileno()])
+        # The message ends after we have closed ours, so that the server's is the last.
+        message = HEADER.pack(1, VERSION, 0)
+        socket.send_fds(plain.sock, [message[:4]], [sender.fileno()])
         sender.close()
+        plain.sock.sendall(message[4:])
         plain.assert_ended()
     started = time.monotonic()
     site.assert_neighbour_unharmed()
