@@ -18,6 +18,7 @@ from tests.datapath.rig import Bench, Ring, frame, mapped
 from tests.datapath.test_worker import busy_sink
 from tests.datapath.wires import Wire
 from tests.site import wait
+from tests.threads import tasks
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.worker import EventKind, Worker, paused
@@ -63,18 +64,7 @@ def threads() -> Iterator[Threads]:
         yield bench
     os.close(bench.told)
     assert live_regions() == before
-    assert tasks("test-worker") == []
-
-
-def tasks(name: str) -> list[Path]:
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        try:
-            if (task / "comm").read_text().startswith(name):
-                found.append(task)
-        except FileNotFoundError:
-            pass
-    return sorted(found, key=lambda task: (task / "comm").read_text())
+    wait(lambda: tasks("test-worker") == [])
 
 
 def status(task: Path, key: str) -> str:
@@ -188,7 +178,7 @@ def test_cpu_that_is_not_there() -> None:
     with pytest.raises(EnvironmentLacksError, match="there is no CPU 1023 for a packet worker"):
         worker.start("test-nowhere", told, 1023)
 
-    assert tasks("test-nowhere") == []
+    wait(lambda: tasks("test-nowhere") == [])
     worker.close()
     os.close(told)
 
@@ -199,7 +189,7 @@ def test_stop_ends_it_with_work_left_and_the_next_thread_goes_on() -> None:
         tx = busy_sink(bench, 30_000)
         worker.start("test-first", told)
         worker.stop()
-        assert tasks("test-first") == []
+        wait(lambda: tasks("test-first") == [])
         worker.stop()
 
         worker.start("test-second", told)
@@ -214,7 +204,7 @@ def test_stop_while_paused() -> None:
         with paused([worker]):
             tx = sink(bench)
             worker.stop()
-        assert tasks("test-paused") == []
+        wait(lambda: tasks("test-paused") == [])
         with paused([worker]):
             assert tx.used_index == 0
     os.close(told)

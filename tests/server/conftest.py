@@ -12,6 +12,7 @@ from typing import TypeVar
 import pytest
 
 from vhostuser.config import DeviceConfig
+from vhostuser.frontend.timeouts import Deadline
 from vhostuser.server.server import Server
 
 T = TypeVar("T")
@@ -35,7 +36,9 @@ async def blocking(work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
-async def until(probe: Callable[[], bool]) -> None:
-    """Lets the loop run until ``probe`` holds; pytest's own time limit ends what never does."""
-    while not probe():  # noqa: ASYNC110 - what is waited for is the kernel's or C's, and sets no event
+async def until(probe: Callable[[], object]) -> None:
+    """Lets the loop run until ``probe`` holds. pytest's own time limit does not get through to uvloop."""
+    deadline = Deadline(20)
+    while not probe():  # what is waited for is the kernel's or C's, and sets no event
+        assert deadline.left, "what was waited for did not come"
         await asyncio.sleep(0.002)

@@ -4,12 +4,13 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from tests.conftest import open_fds
+from tests.server.conftest import until
 from vhostuser.errors import RequestError
 from vhostuser.server import back_channel
 from vhostuser.server.back_channel import MOST_UNANSWERED, SocketBackChannel
@@ -62,13 +63,6 @@ class Ends:
 
     def answer(self, value: int, request: BackendRequest = MISS) -> None:
         self.sock.send(Connection(BACKEND_REQUESTS).encode(Reply(request, U64(value))))
-
-
-async def until(probe: Callable[[], object]) -> None:
-    """What is waited for is the loop's, and sets no event."""
-    async with asyncio.timeout(20):
-        while not probe():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 @pytest.fixture

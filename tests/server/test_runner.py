@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 
 from tests.server.conftest import until
+from tests.threads import tasks
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, VringSetup
@@ -66,26 +66,18 @@ async def test_close_leaves_nothing_with_the_loop() -> None:
     worker.close()
 
 
-TASKS = Path("/proc/self/task")
-
-
-def threads() -> dict[str, set[int]]:
+def cpus_of_threads() -> dict[str, set[int]]:
     """The worker threads by name, and the CPUs that each may use."""
-    found = {}
-    for task in TASKS.iterdir():
-        if (name := (task / "comm").read_text().strip()).startswith("vu-worker"):
-            found[name] = os.sched_getaffinity(int(task.name))
-    return found
-
-
-def lent_threads() -> int:
-    return sum((task / "comm").read_text() == "vu-postcopy\n" for task in TASKS.iterdir())
+    return {
+        (task / "comm").read_text().strip(): os.sched_getaffinity(int(task.name))
+        for task in tasks("vu-worker")
+    }
 
 
 async def test_threads_run_their_workers_and_the_loop_hears_of_each() -> None:
     workers, events = [Worker() for _ in range(3)], list[WorkerEvent]()
     runner = ThreadRunner(workers, events.append)
-    assert threads().keys() == {"vu-worker-0", "vu-worker-1", "vu-worker-2"}
+    assert cpus_of_threads().keys() == {"vu-worker-0", "vu-worker-1", "vu-worker-2"}
     memory = GuestMemory(1 << 20)
     rows = tuple(MemoryRegion(row.gpa, row.size, row.uva or 0, row.mmap_offset) for row in memory.regions)
     mapped = MappedMemory(rows, [os.dup(fd) for fd in memory.fds()])
@@ -104,7 +96,7 @@ async def test_threads_run_their_workers_and_the_loop_hears_of_each() -> None:
     device.set_memory(None)
     device.close()
     runner.close()
-    assert threads() == {}
+    await until(lambda: tasks("vu-worker") == [])
     mapped.close()
     for worker in workers:
         worker.close()
@@ -116,7 +108,7 @@ async def test_cpus_go_round() -> None:
     workers = [Worker() for _ in range(3)]
     runner = ThreadRunner(workers, lambda event: None, cpus)
 
-    assert threads() == {f"vu-worker-{n}": {cpus[n % len(cpus)]} for n in range(3)}
+    assert cpus_of_threads() == {f"vu-worker-{n}": {cpus[n % len(cpus)]} for n in range(3)}
     runner.close()
     for worker in workers:
         worker.close()
@@ -127,7 +119,7 @@ async def test_cpu_that_is_not_there_leaves_no_thread() -> None:
     with pytest.raises(EnvironmentLacksError, match="no CPU 1023"):
         ThreadRunner(workers, lambda event: None, [min(os.sched_getaffinity(0)), 1023])
 
-    assert threads() == {}
+    await until(lambda: tasks("vu-worker") == [])
     for worker in workers:
         worker.close()
 
@@ -136,10 +128,10 @@ async def test_lent_worker_has_a_thread_until_it_is_taken_back() -> None:
     worker = Worker()
     runner = ThreadRunner([worker], lambda event: None)
     lent = runner.lend(lambda: None)
-    assert lent_threads() == 1
+    assert len(tasks("vu-postcopy")) == 1
 
     runner.take_back(lent)
 
-    assert lent_threads() == 0
+    await until(lambda: tasks("vu-postcopy") == [])
     runner.close()
     worker.close()
