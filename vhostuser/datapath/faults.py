@@ -47,7 +47,8 @@ _EXPLANATIONS: Final[dict[str, str]] = {
     "log fault": "the dirty log is gone, at {0:#x}: the front-end truncated its file under us",
     "control": "chain {0} has {1} readable and {2} writable bytes: a command has at least 2, its ack is 1",
     "iotlb": "the IOMMU has no translation of I/O address {1:#x} for access {0} (1 read, 2 write, 3 both)",
-    "ring scattered": "ring part {2} at I/O address {0:#x} of {1} bytes is not in one piece of memory",
+    "ring scattered": "ring part {2} at I/O address {0:#x} of {1} bytes has its pages apart, and they cannot "
+    "be mapped as one piece (errno {3}; 22: they are parts of huge pages, 12: too many)",
     "inflight": "the inflight region holds {0} at byte {2} of this ring's part, where at most {1} can be",
     "inflight size": "the inflight region of {0} bytes, for rings of {2} entries, has no room for this one: "
     "it has {3} entries, and its part would end at byte {1}",

@@ -15,6 +15,11 @@ IOTLB_ENTRIES: Final = lib.VU_IOTLB_ENTRIES
 _AT_ONCE = 64
 
 
+def view_pages() -> int:
+    """Pages of rings that lie apart and are mapped a second time now, in the whole process."""
+    return lib.vu_view_pages()
+
+
 @dataclass(frozen=True, slots=True)
 class Miss:
     """An I/O address that a ring waits for."""

@@ -6,6 +6,7 @@
 
 #include "marking.h"
 #include "state.h"
+#include "view.h"
 
 struct vu_log *vu_log_map(int fd, uint64_t offset, uint64_t length, uint64_t delta, uint64_t size,
                           int *failed_errno)
@@ -90,6 +91,22 @@ void vu_log_mark_pieces(struct vu_log *log, const struct vu_memory *memory, cons
     }
 }
 
+/* What was written in a ring, by where it lies. */
+static void mark_in_ring(const struct vu_vring *vring, const void *host, uint64_t length)
+{
+    const struct vu_device *device = vring->pair->device;
+
+    while (length) {
+        uint64_t left;
+        const void *origin = vu_view_origin(vring->pair, host, &left);
+        uint64_t here = VU_MIN(length, left);
+
+        vu_log_mark_host(device->log, device->memory, origin, here);
+        host = (const uint8_t *)host + here;
+        length -= here;
+    }
+}
+
 /* The used ring, by the address that the front-end gave for it.  Under an IOMMU that is an I/O address, and
    what is meant is where it lies. */
 static void mark_used_ring(struct vu_vring *vring, uint64_t offset, uint64_t length)
@@ -99,7 +116,7 @@ static void mark_used_ring(struct vu_vring *vring, uint64_t offset, uint64_t len
     if (!vring->logged)
         return;
     if (vring->iommu)
-        vu_log_mark_host(device->log, device->memory, (const uint8_t *)vring->used + offset, length);
+        mark_in_ring(vring, (const uint8_t *)vring->used + offset, length);
     else
         vu_log_mark(device->log, vring->log_address + offset, length);
 }
@@ -108,10 +125,8 @@ static void mark_used_ring(struct vu_vring *vring, uint64_t offset, uint64_t len
    we write there is marked by where it lies. */
 static void mark_packed(struct vu_vring *vring, const void *host, uint64_t length)
 {
-    const struct vu_device *device = vring->pair->device;
-
     if (vring->logged)
-        vu_log_mark_host(device->log, device->memory, host, length);
+        mark_in_ring(vring, host, length);
 }
 
 void vu_log_mark_split_used(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n)

@@ -4,25 +4,37 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "guard.h"
+#include "guest_memory.h"
 #include "marking.h"
+#include "state.h"
 #include "tracking.h"
-#include "worker.h"
+#include "view.h"
 
 __thread struct vu_guard *volatile vu_guard_current;
 
 static struct sigaction previous;
 
+/* The address, or where it is a view of; NULL when it is nothing that the pair's front-end shares with us. */
+static const void *shared_at(const struct vu_pair *pair, const void *address)
+{
+    const struct vu_device *device = pair->device;
+    uint64_t left;
+    const void *where = vu_view_origin(pair, address, &left);
+    bool shared = vu_memory_owner(device->memory, where) || vu_log_owns(device->log, where) ||
+                  vu_inflight_owns(device->inflight, where);
+
+    return shared ? where : NULL;
+}
+
 static void on_sigbus(int number, siginfo_t *info, void *context)
 {
     struct vu_guard *guard = vu_guard_current;
     bool sent = info->si_code <= 0; /* by kill(): no address comes with it, and no instruction to repeat */
+    const void *where = NULL;
 
-    if (guard && !sent &&
-        (vu_memory_owner(guard->memory, info->si_addr) || vu_log_owns(guard->log, info->si_addr) ||
-         vu_inflight_owns(guard->inflight, info->si_addr))) {
+    if (guard && !sent && (where = shared_at(guard->pair, info->si_addr))) {
         vu_guard_current = NULL;
-        guard->address = (uintptr_t)info->si_addr;
+        guard->address = (uintptr_t)where;
         siglongjmp(guard->unwind, 1);
     }
     if (previous.sa_flags & SA_SIGINFO) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Guest memory can vanish: a file that the front-end truncates makes the next access a SIGBUS.  A burst
- * runs under a guard; the handler unwinds to it when the address lies in the guarded memory, and hands
- * every other SIGBUS to whoever had the signal before us.
+ * runs under a guard; the handler unwinds to it when the address lies in what the pair's front-end shares
+ * with us, and hands every other SIGBUS to whoever had the signal before us.
  * Unwinding is sound because of ring.h rule 2: all that a burst changes before it publishes is invisible.
  */
 #ifndef VU_GUARD_H
@@ -10,16 +10,12 @@
 
 #include <setjmp.h>
 
-#include "dirty_log.h"
-#include "guest_memory.h"
-#include "inflight.h"
+struct vu_pair;
 
 struct vu_guard {
     sigjmp_buf unwind;
-    const struct vu_memory *memory;
-    const struct vu_log *log;
-    const struct vu_inflight *inflight;
-    uintptr_t address; /* of the fault */
+    const struct vu_pair *pair;
+    uintptr_t address; /* of the fault; within guest memory's own mapping, where it is in a view */
 };
 
 /* Of this thread; NULL outside bursts. */
@@ -27,9 +23,8 @@ extern __thread struct vu_guard *volatile vu_guard_current;
 
 /* Nonzero after a fault.  A macro, since sigsetjmp must stand in the frame that is unwound to.  The mask
    is not saved (250 ns against 5): the handler is installed with SA_NODEFER, so nothing is blocked. */
-#define VU_GUARD_ENTER(guard, guarded_memory, guarded_log, guarded_inflight) \
-    ((guard)->memory = (guarded_memory), (guard)->log = (guarded_log),       \
-     (guard)->inflight = (guarded_inflight), vu_guard_current = (guard), sigsetjmp((guard)->unwind, 0))
+#define VU_GUARD_ENTER(guard, guarded) \
+    ((guard)->pair = (guarded), vu_guard_current = (guard), sigsetjmp((guard)->unwind, 0))
 
 static inline void vu_guard_leave(void)
 {

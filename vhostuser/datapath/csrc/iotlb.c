@@ -5,6 +5,7 @@
 
 #include "state.h"
 #include "translation.h"
+#include "view.h"
 
 struct entry {
     uint64_t first;
@@ -105,6 +106,7 @@ uint8_t *vu_iotlb_at(struct vu_vring *vring, uint64_t iova, uint32_t access, uin
 
 int vu_iotlb_piece(struct vu_vring *vring, uint64_t iova, uint64_t length, uint32_t access, void **host)
 {
+    bool whole = true;
     uint8_t *first = NULL;
     uint64_t left;
 
@@ -115,11 +117,10 @@ int vu_iotlb_piece(struct vu_vring *vring, uint64_t iova, uint64_t length, uint3
             return VU_FETCH_MISS;
         if (done == 0)
             first = at;
-        else if (at != first + done)
-            return VU_ERR_RING_SCATTERED;
+        whole &= at == first + done;
     }
     *host = first;
-    return VU_OK;
+    return whole ? VU_OK : VU_ERR_RING_SCATTERED;
 }
 
 static void forget(struct vu_iotlb *iotlb, uint64_t iova, uint64_t last)
@@ -166,6 +167,8 @@ static void unmap_rings(struct vu_device *device, uint64_t iova, uint64_t last)
             if (start <= last && start + (vu_vring_part_length(vring, part) - 1) >= iova)
                 vring->mapped = false;
         }
+        if (!vring->mapped)
+            vu_views_close(vring);
     }
 }
 

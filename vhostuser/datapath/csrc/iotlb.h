@@ -39,6 +39,8 @@ void vu_iotlb_refuse(struct vu_device *device, uint32_t serial);
 void vu_iotlb_ask_again(struct vu_device *device);
 /* What a ring waits for; 0 when it waits for nothing. */
 int vu_iotlb_waits_for(const struct vu_pair *pair, int ring, struct vu_miss *miss);
+/* Pages of rings that are mapped a second time now, in the whole process, since they lie apart. */
+uint32_t vu_view_pages(void);
 /* Ranges that are kept now. */
 uint32_t vu_iotlb_count(const struct vu_device *device);
 

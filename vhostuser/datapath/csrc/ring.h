@@ -117,11 +117,12 @@ struct vu_vring {
     uint64_t log_address; /* guest address of the used ring for the log */
     bool looked_at;       /* since the start: position is known, until then the base is all there is */
     uint32_t base;
-    uint32_t index;      /* of the device: 2n or 2n+1 */
-    uint64_t uva[3];     /* of its parts; under an IOMMU their I/O addresses */
-    struct vu_miss miss; /* when parked */
-    bool miss_told;      /* the control side knows of it */
-    uint64_t trouble[4]; /* the values of the error, for the log line */
+    uint32_t index;          /* of the device: 2n or 2n+1 */
+    uint64_t uva[3];         /* of its parts; under an IOMMU their I/O addresses */
+    struct vu_view *view[3]; /* of those whose pages lie apart (view.h) */
+    struct vu_miss miss;     /* when parked */
+    bool miss_told;          /* the control side knows of it */
+    uint64_t trouble[4];     /* the values of the error, for the log line */
     /* The inflight region; only general instances come here (tracking.h). */
     void *tracked;            /* this ring's part, or NULL */
     uint16_t tracked_entries; /* chains that it has room for */

@@ -21,6 +21,7 @@ struct vu_device {
     struct vu_iotlb *iotlb;       /* made with its first entry */
     uint32_t misses;              /* the last serial */
     bool misses_told;             /* by an event that the control side has not followed yet; workers', too */
+    uint32_t view_pages;          /* workers', too */
     bool general;                 /* its rings are served by the general instances */
     uint32_t header_size;         /* the guest's virtio-net header: 10 or 12 bytes */
     bool mergeable;
@@ -186,7 +187,8 @@ static inline bool vu_vring_is_ready(struct vu_vring *vring)
            vu_vring_make_ready(vring);
 }
 
-/* iotlb.c: the range as one piece.  VU_FETCH_MISS when the ring is parked, VU_ERR_RING_SCATTERED. */
+/* iotlb.c: the range as one piece.  VU_FETCH_MISS when the ring is parked; VU_ERR_RING_SCATTERED when every
+   page of it has a translation, and they lie apart. */
 int vu_iotlb_piece(struct vu_vring *vring, uint64_t iova, uint64_t length, uint32_t access, void **host);
 /* iotlb.c: forgets everything, and what rings wait for as well. */
 void vu_iotlb_flush(struct vu_device *device);

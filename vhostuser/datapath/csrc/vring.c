@@ -8,6 +8,7 @@
 #include "ring.h"
 #include "state.h"
 #include "tracking.h"
+#include "view.h"
 #include "watchdog.h"
 
 /* eventfds, pipes and sockets are all O_NONBLOCK: EAGAIN means that the peer has a wake-up pending, and one
@@ -76,10 +77,12 @@ static int translate_part(struct vu_vring *vring, int part, uint64_t alignment, 
         error = vu_iotlb_piece(vring, address, length, access, host);
     else
         *host = vu_memory_user(vring->pair->device->memory, address, length);
+    if (error == VU_ERR_RING_SCATTERED)
+        error = vu_view_open(vring, part, host);
     if (error == VU_FETCH_MISS)
         return error;
     if (error)
-        return vu_trouble(vring, error, address, length, (uint64_t)part, 0);
+        return vu_trouble(vring, error, address, length, (uint64_t)part, (uint64_t)errno);
     if (!*host)
         return vu_trouble(vring, VU_ERR_RING_ADDRESS, address, length, (uint64_t)part, 0);
     /* The session has checked the address; an odd mmap_offset can still misalign our view of it. */
@@ -94,6 +97,7 @@ int vu_vring_translate(struct vu_vring *vring)
     void *part[3];
     int error;
 
+    vu_views_close(vring);
     if ((error = translate_part(vring, 0, 16, vring->is_packed ? both : VU_ACCESS_READ, &part[0])) ||
         (error = translate_part(vring, 1, vring->is_packed ? 4 : 2, VU_ACCESS_READ, &part[1])) ||
         (error = translate_part(vring, 2, 4, both, &part[2])))
@@ -211,6 +215,7 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
 
     vu_vring_unwatch_kick(vring);
     vu_inflight_detach(vring);
+    vu_views_close(vring);
     vring->state = VU_VRING_STOPPED;
     vring->parked = false;
     vring->turned = false;

@@ -195,8 +195,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         pair->ready = 0;
         return 0;
     }
-    if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair->device->memory, pair->device->log,
-                                   pair->device->inflight))) {
+    if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair))) {
         vu_device_fault(pair->device, worker, fault_at(pair->device, (const void *)worker->guard.address),
                         worker->guard.address);
         pair->ready = 0;
