@@ -253,6 +253,7 @@ class Guest:
         size: int,
         huge_page: int,
         big_endian: bool,
+        in_one_piece: bool,
     ) -> None:
         self.bench = bench
         self.number = number
@@ -260,7 +261,7 @@ class Guest:
         self.big_endian = big_endian
         self.header_size = header_size(features)
         self.memory = (
-            IovaMemory(size, regions=regions)
+            IovaMemory(size, regions=regions, in_one_piece=in_one_piece)
             if V.ACCESS_PLATFORM in features
             else GuestMemory(size, regions=regions, huge_page=huge_page)
         )
@@ -338,8 +339,11 @@ class Bench:
         size: int = 16 << 20,
         huge_page: int = 0,
         big_endian: bool = False,
+        in_one_piece: bool = False,
     ) -> Guest:
-        guest = Guest(self, len(self.guests), features, regions, size, huge_page, big_endian)
+        """`in_one_piece` is IovaMemory's."""
+        number = len(self.guests)
+        guest = Guest(self, number, features, regions, size, huge_page, big_endian, in_one_piece)
         self.guests.append(guest)
         self._stack.callback(guest.close)
         return guest
