@@ -37,6 +37,7 @@ SERVED_PROTOCOL = (
     | 1 << 23
 )
 """What this version offers without a config space, but for what changes the meaning of addresses."""
+IN_BAND = 1 << 14
 GPA_ADDRESSES = 1 << 21
 GET_INFLIGHT_FD = 31
 

@@ -245,6 +245,7 @@ MUSTS = (
         "SET_VRING_KICK",
         "bits 0-7 name the ring; with bit 8 there is no fd and the ring is polled",
         "test_framing.py::test_ring_index_goes_to_255",
+        "test_in_band.py::test_fd_is_preferred_over_the_message_and_bit_8_polls",
         "test_ring_states.py::test_ring_without_a_kick_fd_is_polled",
         "test_ring_states.py::test_kick_fd_may_be_replaced_without_losing_a_wake_up",
     ),
@@ -253,6 +254,27 @@ MUSTS = (
         "the fd is signalled when buffers are used; with bit 8 the guest polls",
         "test_ring_states.py::test_call_fd_may_be_replaced_without_losing_an_interrupt",
         "test_ring_states.py::test_ring_without_a_call_fd_keeps_moving",
+    ),
+    must(
+        "In-band notifications",
+        "negotiated without BACKEND_REQ or REPLY_ACK they end the connection",
+        "test_in_band.py::test_in_band_without_what_it_needs_ends_the_connection",
+    ),
+    must(
+        "VRING_KICK",
+        "kicks the ring, and starts it; its num is 0",
+        "test_in_band.py::test_vring_kick_starts_the_ring_and_kicks_it",
+        "test_in_band.py::test_vring_kick_is_refused_with_a_number_or_without_the_feature",
+    ),
+    must(
+        "VRING_CALL",
+        "buffers that were used of a ring without call fd are told by message; num is 0",
+        "test_in_band.py::test_used_buffers_and_errors_are_told_by_message",
+    ),
+    must(
+        "VRING_ERR",
+        "an error of a ring without err fd is told by message; num is 0",
+        "test_in_band.py::test_used_buffers_and_errors_are_told_by_message",
     ),
     must(
         "SET_VRING_ERR",
@@ -465,7 +487,6 @@ ABSENT = (
     Absent("CREATE_CRYPTO_SESSION", P.CRYPTO_SESSION),
     Absent("CLOSE_CRYPTO_SESSION", P.CRYPTO_SESSION),
     Absent("GPU_SET_SOCKET", None),
-    Absent("VRING_KICK", P.INBAND_NOTIFICATIONS),
     Absent("GET_SHARED_OBJECT", P.SHARED_OBJECT),
     Absent("GET_SHMEM_CONFIG", P.SHMEM),
 )

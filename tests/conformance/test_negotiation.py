@@ -13,6 +13,7 @@ from tests.plain_frontend import (
     BIT_30,
     GET_FEATURES,
     GPA_ADDRESSES,
+    IN_BAND,
     REPLY_ACK,
     SERVED_PROTOCOL,
     SET_FEATURES,
@@ -40,7 +41,7 @@ def test_bit_30_is_offered(plain: PlainFrontend) -> None:
 
 
 def test_protocol_features_are_legal_before_set_features(plain: PlainFrontend) -> None:
-    assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | GPA_ADDRESSES
+    assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | IN_BAND | GPA_ADDRESSES
     plain.send(SET_PROTOCOL_FEATURES, u64(SERVED_PROTOCOL), flags=VERSION)
 
     assert plain.number(SET_FEATURES, u64(VERSION_1)) == 0, "REPLY_ACK holds"
@@ -80,7 +81,7 @@ def test_protocol_features_again_reset_nothing(site: Site) -> None:
 
 def test_config_is_offered_only_with_a_config_space() -> None:
     with make_site(config_space=True) as site, PlainFrontend(site.path) as plain:
-        assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | GPA_ADDRESSES | 1 << 9
+        assert number(plain.ask(GET_PROTOCOL_FEATURES)) == SERVED_PROTOCOL | IN_BAND | GPA_ADDRESSES | 1 << 9
 
 
 @pytest.mark.parametrize("port", ["echo", "sink"])

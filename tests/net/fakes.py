@@ -55,10 +55,18 @@ class FakeChannel:
     acked: ProtocolFeature
     on_lost: Callable[[], None]
     asked: list[tuple[BackendRequest, Payload, Callable[[bool], None]]] = field(default_factory=list)
+    forwards: dict[int, tuple[BackendRequest, Payload]] = field(default_factory=dict)
     is_closed: bool = False
 
     def ask(self, request: BackendRequest, payload: Payload, then: Callable[[bool], None]) -> None:
         self.asked.append((request, payload, then))
+
+    def forward(self, fd: int, request: BackendRequest, payload: Payload) -> None:
+        assert fd not in self.forwards
+        self.forwards[fd] = request, payload
+
+    def withdraw(self, fd: int) -> None:
+        del self.forwards[fd]
 
     def close(self) -> None:
         self.is_closed = True

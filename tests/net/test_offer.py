@@ -139,6 +139,7 @@ def test_protocol_offer_has_what_this_version_serves() -> None:
         | P.CROSS_ENDIAN
         | P.INFLIGHT_SHMFD
         | P.RESET_DEVICE
+        | P.INBAND_NOTIFICATIONS
         | P.CONFIGURE_MEM_SLOTS
         | P.STATUS
         | P.GET_VRING_BASE_INFLIGHT
@@ -153,3 +154,5 @@ def test_protocol_feature_goes_with_the_one_that_it_must_not_come_without() -> N
     assert protocol_offer(disabled=P.INFLIGHT_SHMFD, config_space=False) & three == P(0)
     offer = protocol_offer(disabled=P.GET_VRING_BASE_INFLIGHT, config_space=False)
     assert offer & three == P.INFLIGHT_SHMFD
+    for needed in (P.BACKEND_REQ, P.REPLY_ACK):
+        assert P.INBAND_NOTIFICATIONS not in protocol_offer(disabled=needed, config_space=False)

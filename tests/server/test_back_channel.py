@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from vhostuser.wire.connection import Connection
 from vhostuser.wire.constants import BackendRequest
 from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.messages import U64, Message, Reply
-from vhostuser.wire.payloads import Iotlb
+from vhostuser.wire.payloads import Iotlb, VringState
 from vhostuser.wire.requests import BACKEND_REQUESTS
 
 MISS = BackendRequest.IOTLB_MSG
@@ -244,3 +245,80 @@ async def test_what_is_no_socket_is_refused_and_closed(ends: Ends) -> None:
     with pytest.raises(RequestError, match="not a socket"):
         ends.open()
     assert ends.theirs not in open_fds()
+
+
+CALL = BackendRequest.VRING_CALL
+
+
+async def test_forwarded_eventfd_is_one_message_until_it_is_answered(ends: Ends) -> None:
+    channel = ends.open()
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    channel.forward(fd, CALL, VringState(5, 0))
+    for _ in range(3):
+        os.eventfd_write(fd, 1)
+    message = await ends.read()
+    assert (message.request, message.payload, message.need_reply) == (CALL, VringState(5, 0), True)
+    for _ in range(1000):
+        os.eventfd_write(fd, 1)
+    await asyncio.sleep(0)
+    assert nothing_to_read(ends)
+    ends.answer(0, CALL)
+    await ends.read()
+    ends.answer(1, CALL)  # a "no" stops nothing
+    os.eventfd_write(fd, 1)
+    await ends.read()
+    channel.withdraw(fd)
+    ends.answer(0, CALL)
+    os.eventfd_write(fd, 1)
+    await asyncio.sleep(0.01)  # nothing may come
+    assert nothing_to_read(ends)
+    os.close(fd)
+    channel.close()
+
+
+async def test_what_was_written_before_the_end_is_sent(ends: Ends) -> None:
+    channel = ends.open()
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    channel.forward(fd, CALL, VringState(0, 0))
+    os.eventfd_write(fd, 1)
+    channel.withdraw(fd)
+    os.close(fd)
+    assert (await ends.read()).request is CALL
+    channel.close()
+
+
+async def test_number_of_a_closed_eventfd_is_taken_by_another(ends: Ends) -> None:
+    channel = ends.open()
+    first = os.eventfd(0, os.EFD_NONBLOCK)
+    channel.forward(first, CALL, VringState(0, 0))
+    os.eventfd_write(first, 1)
+    await ends.read()
+    channel.withdraw(first)
+    os.close(first)
+    second = os.eventfd(0, os.EFD_NONBLOCK)
+    assert second == first
+    channel.forward(second, CALL, VringState(1, 0))
+    os.eventfd_write(second, 1)
+    assert (await ends.read()).payload == VringState(1, 0)
+    # The answer to the first may not have the second heard, whose own is due.
+    ends.answer(0, CALL)
+    os.eventfd_write(second, 1)
+    await asyncio.sleep(0.01)  # nothing may come
+    assert nothing_to_read(ends)
+    channel.close()
+    os.close(second)
+
+
+async def test_without_reply_ack_each_write_is_a_message(ends: Ends) -> None:
+    channel = ends.open(P.BACKEND_REQ)
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    channel.forward(fd, CALL, VringState(0, 0))
+    for _ in range(3):
+        os.eventfd_write(fd, 1)
+        assert not (await ends.read()).need_reply
+    channel.close()
+    os.close(fd)
+
+
+def nothing_to_read(ends: Ends) -> bool:
+    return not select.select([ends.sock], [], [], 0)[0]

@@ -155,6 +155,9 @@ class FakeDevice:
     def set_vring_kick(self, index: int, fd: int | None) -> None:
         self._take_fd("set_vring_kick", index, fd)
 
+    def vring_kick(self, index: int) -> None:
+        self._note("vring_kick", index)
+
     def set_vring_call(self, index: int, fd: int | None) -> None:
         self._take_fd("set_vring_call", index, fd)
 

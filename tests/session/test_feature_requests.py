@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.session.fake_device import OFFER, PROTOCOL_OFFER, FakeDevice
+from tests.session.fake_device import INFLIGHT_OFFER, OFFER, PROTOCOL_OFFER, FakeDevice
 from tests.session.talk import BIT_30, Talk, addr
+from vhostuser.errors import RequestError
 from vhostuser.session.states import RingState
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature as P
@@ -13,6 +14,22 @@ from vhostuser.wire.messages import U64, VringFd, VringState
 R, S = Request, RingState
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
+
+
+@pytest.mark.parametrize(
+    ("acked", "lacking"),
+    [
+        (P.INBAND_NOTIFICATIONS | P.REPLY_ACK, "BACKEND_REQ"),
+        (P.INBAND_NOTIFICATIONS, "REPLY_ACK, BACKEND_REQ"),
+        (P.GET_VRING_BASE_INFLIGHT, "INFLIGHT_SHMFD"),
+        (P.INFLIGHT_SHMFD | P.GET_VRING_BASE_SKIP_DRAIN, "GET_VRING_BASE_INFLIGHT"),
+    ],
+)
+def test_protocol_feature_without_what_it_needs_ends_the_connection(acked: P, lacking: str) -> None:
+    talk = Talk(FakeDevice(protocol_features=INFLIGHT_OFFER | P.INBAND_NOTIFICATIONS))
+    talk.send(R.SET_PROTOCOL_FEATURES, U64(int(P.REPLY_ACK)))
+    with pytest.raises(RequestError, match=f"without {lacking}$"):
+        talk.tell(R.SET_PROTOCOL_FEATURES, U64(int(acked)))
 
 
 class TestFeatures:

@@ -50,10 +50,10 @@ class TestRefusals:
 
     def test_request_whose_feature_everybody_acked_is_still_not_served(self) -> None:
         """A device that offers what this version does not serve is told so, not crashed."""
-        talk = Talk(FakeDevice(protocol_features=PROTOCOL_OFFER | P.INBAND_NOTIFICATIONS))
-        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER | P.INBAND_NOTIFICATIONS)))
-        assert talk.refusal(R.VRING_KICK, VringState(0, 0)) == (
-            "VRING_KICK ring 0: is not served by this version"
+        talk = Talk(FakeDevice(protocol_features=PROTOCOL_OFFER | P.CRYPTO_SESSION))
+        talk.send(R.SET_PROTOCOL_FEATURES, U64(int(PROTOCOL_OFFER | P.CRYPTO_SESSION)))
+        assert talk.refusal(R.CLOSE_CRYPTO_SESSION, U64(0)) == (
+            "CLOSE_CRYPTO_SESSION: is not served by this version"
         )
 
     def test_missing_feature_is_named(self, acked: Talk) -> None:

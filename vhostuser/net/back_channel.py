@@ -17,6 +17,13 @@ class BackChannel(Protocol):
         """Sends it, with the wish for an answer; never waits. ``then`` gets whether the answer was yes; it is
         not called when none comes, or none can be asked for."""
 
+    def forward(self, fd: int, request: BackendRequest, payload: Payload) -> None:
+        """Sends it whenever somebody has written to the eventfd, which stays the caller's; one at a time, the
+        next when the last is answered, whatever was written meanwhile."""
+
+    def withdraw(self, fd: int) -> None:
+        """The end of `forward`, before the fd is closed; what was written before is sent."""
+
     def close(self) -> None:
         """Nothing is sent and no ``then`` is called any more."""
 

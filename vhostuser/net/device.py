@@ -124,6 +124,7 @@ class NetDevice(RingControl):
 
     def set_protocol_features(self, acked: ProtocolFeature) -> None:
         self._protocol_features = acked
+        self._in_band.is_on = ProtocolFeature.INBAND_NOTIFICATIONS in acked
 
     def set_mem_table(self, regions: tuple[MemoryRegion, ...], fds: list[int]) -> None:
         self._swap_memory(MappedMemory(regions, fds))
@@ -198,6 +199,7 @@ class NetDevice(RingControl):
         channel = self._open_channel(fd, self._protocol_features, self._on_channel_lost)
         self._close_channel()
         self._channel = channel
+        self._in_band.use(channel)
         self._iommu.ask_again(channel)
 
     def iotlb_update(self, iova: int, last: int, uva: int, access: int) -> None:
@@ -273,7 +275,7 @@ class NetDevice(RingControl):
         self._postcopy.leave()
         self._features = VirtioFeature(0)
         self._has_features = False
-        self._protocol_features = ProtocolFeature(0)
+        self.set_protocol_features(ProtocolFeature(0))
         self._has_user_addresses = False
 
     def close(self) -> None:
@@ -343,7 +345,8 @@ class NetDevice(RingControl):
     def _close_channel(self) -> None:
         if self._channel is not None:
             self._channel.close()
-            self._channel = None
+            self._on_channel_lost()
 
     def _on_channel_lost(self) -> None:
         self._channel = None
+        self._in_band.use(None)

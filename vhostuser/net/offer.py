@@ -7,7 +7,7 @@ kernel nor the moment may have a say in it. What the kernel lacks then is made u
 from __future__ import annotations
 
 from vhostuser.datapath.port_ops import PortCaps
-from vhostuser.wire.features import ProtocolFeature, VirtioFeature
+from vhostuser.wire.features import PROTOCOL_NEEDS, ProtocolFeature, VirtioFeature
 
 _RINGS = (
     VirtioFeature.VERSION_1
@@ -47,6 +47,7 @@ _PROTOCOL = (
     | ProtocolFeature.CROSS_ENDIAN
     | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.INBAND_NOTIFICATIONS
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
     | ProtocolFeature.DEVICE_STATE
@@ -70,12 +71,6 @@ _NEEDS = (
 """Bits, and those of which at least one must be there too (virtio 1.2, 5.1.3.1); in order of dependence.
 
 Not MQ and GUEST_ANNOUNCE, which need CTRL_VQ as well: QEMU acknowledges them to us without it."""
-
-_PROTOCOL_NEEDS = (
-    (ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.INFLIGHT_SHMFD),
-    (ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN, ProtocolFeature.GET_VRING_BASE_INFLIGHT),
-)
-"""A bit, and the one that it must not come without; in order of dependence."""
 
 
 def virtio_offer(
@@ -113,7 +108,7 @@ def protocol_offer(
     if postcopy:
         offer = (offer | ProtocolFeature.PAGEFAULT) & ~ProtocolFeature.CONFIGURE_MEM_SLOTS
     offer &= ~disabled
-    for dependent, needed in _PROTOCOL_NEEDS:
+    for dependent, needed in PROTOCOL_NEEDS:
         if needed not in offer:
             offer &= ~dependent
     return offer

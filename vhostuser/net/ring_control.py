@@ -7,6 +7,7 @@ names. What runs in C is always derived from what was said, so any order of mess
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -15,12 +16,13 @@ from vhostuser.errors import GuestError, RequestError
 from vhostuser.memory.regions import RegionTable
 from vhostuser.net.control_ring import ControlRing, control_index
 from vhostuser.net.idle_reasons import idle_reasons
+from vhostuser.net.in_band import InBand, own_eventfd
 from vhostuser.net.notify_fd import NotifyFd
 from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import PortLink
 from vhostuser.net.ring_items import RingItems, fd_of
 from vhostuser.session.states import RingState
-from vhostuser.wire.constants import VRING_F_LOG
+from vhostuser.wire.constants import VRING_F_LOG, BackendRequest
 from vhostuser.wire.features import VirtioFeature
 from vhostuser.wire.payloads import VringAddr
 
@@ -41,6 +43,7 @@ class RingControl(ABC):
         self._log = log
         self._rings: dict[int, RingItems] = {}
         self._control = ControlRing(packet, log)
+        self._in_band = InBand()
 
     @property
     @abstractmethod
@@ -85,12 +88,14 @@ class RingControl(ABC):
 
     def get_vring_base(self, index: int) -> int:
         ring = self._ring(index)
+        self._in_band.withdraw(index, BackendRequest.VRING_CALL)
         ring.close_kick_and_call()
         return ring.base
 
     def set_vring_kick(self, index: int, fd: int | None) -> None:
         ring = self._named(index, is_set_up=True)
         old, ring.kick = ring.kick, _notify(fd)
+        ring.has_kick = True
         try:
             if ring.runs:
                 drained = ring.kick is not None and ring.kick.is_drained
@@ -100,21 +105,34 @@ class RingControl(ABC):
         finally:
             _close(old)
 
+    def vring_kick(self, index: int) -> None:
+        ring = self._named(index, is_set_up=True)
+        if ring.has_kick:
+            return
+        if ring.kick is None:
+            ring.kick = own_eventfd()
+        os.eventfd_write(ring.kick.fd, 1)
+
     def set_vring_call(self, index: int, fd: int | None) -> None:
         ring = self._named(index)
         old, ring.call = ring.call, _notify(fd)
+        ring.has_call = True
         if ring.runs:
             self._packet.pair(index // 2).set_call(index % 2, fd_of(ring.call))
+        self._in_band.withdraw(index, BackendRequest.VRING_CALL)
         _close(old)
 
     def set_vring_err(self, index: int, fd: int | None) -> None:
         ring = self._named(index)
         old, ring.err = ring.err, _notify(fd)
+        ring.has_err = True
         if ring.runs:
             self._packet.pair(index // 2).set_err(index % 2, fd_of(ring.err))
+        self._in_band.withdraw(index, BackendRequest.VRING_ERR)
         _close(old)
 
     def reset_device(self) -> None:
+        self._in_band.withdraw_all()
         for ring in self._rings.values():
             ring.close()
         self._rings.clear()
@@ -262,12 +280,22 @@ class RingControl(ABC):
         if ring.runs:
             return
         try:
+            self._fill_in_band(index, ring)
             pair.start(index % 2, ring.setup())
             ring.runs = True
             ring.counters_at_start = pair.counters(index % 2)
-        except GuestError as error:
+        except (GuestError, RequestError) as error:
             ring.refusal = str(error)
             self._log.error("ring %d does not start: %s", index, error)
+
+    def _fill_in_band(self, index: int, ring: RingItems) -> None:
+        """Ways out for what the front-end has said nothing about."""
+        if not self._in_band.is_on:
+            return
+        if ring.call is None and not ring.has_call:
+            ring.call = self._in_band.outlet(index, BackendRequest.VRING_CALL)
+        if ring.err is None and not ring.has_err:
+            ring.err = self._in_band.outlet(index, BackendRequest.VRING_ERR)
 
     def _is_enabled(self, index: int, ring: RingItems) -> bool:
         """By the front-end, and by the guest where it has a control ring to say so."""

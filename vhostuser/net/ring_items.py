@@ -25,6 +25,10 @@ class RingItems:
     """None also when the guest does not kick."""
     call: NotifyFd | None = None
     err: NotifyFd | None = None
+    has_kick: bool = False
+    """SET_VRING_KICK has come, with an fd or without; else the kick may be a message, and the fd is ours."""
+    has_call: bool = False
+    has_err: bool = False
     is_big_endian: bool = False
     """A legacy guest's words are; means nothing of others."""
     runs: bool = False
@@ -92,12 +96,14 @@ class RingItems:
             if notify is not None:
                 notify.close()
         self.kick = self.call = None
+        self.has_kick = self.has_call = False
 
     def close(self) -> None:
         self.close_kick_and_call()
         if self.err is not None:
             self.err.close()
             self.err = None
+        self.has_err = False
 
 
 def fd_of(notify: NotifyFd | None) -> int:

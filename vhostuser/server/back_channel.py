@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from vhostuser.datapath.reaper import reaper
@@ -26,6 +28,20 @@ MOST_UNSENT: Final = 1 << 16
 MOST_UNANSWERED: Final = 1024
 """Four for each ring of a device: no more is ever asked for at once."""
 _ANSWERS_A_TURN = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Forward:
+    fd: int
+    request: BackendRequest
+    payload: Payload
+
+    def take(self) -> bool:
+        """Whether something was written since the last time."""
+        try:
+            return os.eventfd_read(self.fd) > 0
+        except BlockingIOError:
+            return False
 
 
 class SocketBackChannel:
@@ -47,6 +63,7 @@ class SocketBackChannel:
         self._unsent = b""
         self._waiting: deque[Callable[[bool], None]] = deque()
         """Who waits for the answers that are due, in order."""
+        self._forwards: dict[int, _Forward] = {}
         self._open = True
         self._loop = asyncio.get_running_loop()
         try:
@@ -69,10 +86,38 @@ class SocketBackChannel:
         else:
             self._send(content)
 
+    def forward(self, fd: int, request: BackendRequest, payload: Payload) -> None:
+        if self._open:
+            self._forwards[fd] = forward = _Forward(fd, request, payload)
+            self._listen_to(forward)
+
+    def withdraw(self, fd: int) -> None:
+        forward = self._forwards.pop(fd, None)
+        if forward is not None:
+            self._loop.remove_reader(fd)
+            if forward.take():
+                self.ask(forward.request, forward.payload, lambda is_fine: None)
+
+    def _listen_to(self, forward: _Forward) -> None:
+        # It may have been withdrawn since, and its number be another's.
+        if self._forwards.get(forward.fd) is forward:
+            self._loop.add_reader(forward.fd, self._on_written, forward)
+
+    def _on_written(self, forward: _Forward) -> None:
+        self._loop.remove_reader(forward.fd)
+        forward.take()
+        due = self._channel.unanswered
+        self.ask(forward.request, forward.payload, lambda is_fine: self._listen_to(forward))
+        if self._channel.unanswered == due:
+            self._listen_to(forward)  # no answer can be asked for
+
     def close(self) -> None:
         if not self._open:
             return
         self._open = False
+        for fd in self._forwards:
+            self._loop.remove_reader(fd)
+        self._forwards.clear()
         # Both loops go deaf, and uvloop aborts, when an fd is closed before it is removed.
         self._loop.remove_reader(self._transport.fileno())
         self._loop.remove_writer(self._transport.fileno())

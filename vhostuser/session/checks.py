@@ -9,9 +9,11 @@ from collections.abc import Collection
 from typing import Final
 
 from vhostuser.errors import RequestError
+from vhostuser.session.replies import EndsConnection
 from vhostuser.wire import constants as c
 from vhostuser.wire.features import (
     HEADER_SIZE_FEATURES,
+    PROTOCOL_NEEDS,
     RING_LAYOUT_FEATURES,
     ProtocolFeature,
     VirtioFeature,
@@ -83,12 +85,26 @@ def check_vring_enable(num: int) -> None:
         raise RequestError(f"{num} is neither 0 (disable) nor 1 (enable)")
 
 
+def check_vring_kick(num: int) -> None:
+    if num:
+        raise RequestError(f"num is {num}, which is reserved and has to be 0")
+
+
 def check_features_offered(
     acked: VirtioFeature | ProtocolFeature, offered: VirtioFeature | ProtocolFeature
 ) -> None:
     surplus = type(acked)(int(acked) & ~int(offered))
     if surplus:
         raise RequestError(f"{int(acked):#x} has what was not offered: {', '.join(feature_names(surplus))}")
+
+
+def check_protocol_needs(acked: ProtocolFeature) -> None:
+    """A mistake that can be told in no other way than by the end of the connection (specification, "In-band
+    notifications"): whoever makes it may not have REPLY_ACK."""
+    for dependent, needed in PROTOCOL_NEEDS:
+        if dependent in acked and needed not in acked:
+            lacking = ", ".join(feature_names(needed & ~acked))
+            raise EndsConnection(f"{int(acked):#x} has {dependent.name} without {lacking}")
 
 
 def check_features_while_started(old: VirtioFeature, new: VirtioFeature) -> None:

@@ -157,6 +157,9 @@ class Device(Protocol):
     def set_vring_kick(self, index: int, fd: int | None) -> None:
         """None: the guest will not kick, the ring has to be polled."""
 
+    def vring_kick(self, index: int) -> None:
+        """The guest kicks in a message; no fd counts where one was given. Only with INBAND_NOTIFICATIONS."""
+
     def set_vring_call(self, index: int, fd: int | None) -> None:
         """None: the guest polls, it is never called."""
 

@@ -44,6 +44,7 @@ class FeatureRequests:
         """Comes once per queue pair with QEMU, and without a GET after a reconnect: it resets nothing."""
         acked = ProtocolFeature(payload.value)
         checks.check_features_offered(acked, self._said.device.offered_protocol_features())
+        checks.check_protocol_needs(acked)
         self._said.device.set_protocol_features(acked)
         self._said.protocol_features = acked
 

@@ -50,6 +50,10 @@ class RefusedWith(RequestError):
         self.answer = answer
 
 
+class EndsConnection(RequestError):
+    """A refusal after which the connection has to end, whatever kind of reply its request has."""
+
+
 def ask(
     message: Message, row: RequestRow | None, acked: ProtocolFeature, *, in_postcopy: bool = False
 ) -> Asked:
@@ -74,9 +78,11 @@ def decide(asked: Asked, outcome: Answer | RequestError | None) -> Reply | None:
     SET_DEVICE_STATE_FD), or none.
 
     Raises the refusal of a request that is answered with a payload of its own. There is no payload that says
-    no, and a front-end that gets nothing hangs: the connection has to end.
+    no, and a front-end that gets nothing hangs: the connection has to end. Raises `EndsConnection` as well.
     """
     request = asked.message.request
+    if isinstance(outcome, EndsConnection):
+        raise outcome
     if asked.kind is ReplyKind.OWN:
         if isinstance(outcome, RefusedWith):
             return Reply(request, outcome.answer)

@@ -48,6 +48,12 @@ class RingRequests:
         self._said.device.set_vring_kick(payload.index, _fd_of(payload, fds))
         self._said.step([payload.index], RingEvent.START)
 
+    def vring_kick(self, payload: VringState, fds: FdBag) -> None:
+        """Also starts the ring. Acknowledged when whoever runs the ring is woken, not when it has run."""
+        checks.check_vring_kick(payload.num)
+        self._said.device.vring_kick(payload.index)
+        self._said.step([payload.index], RingEvent.START)
+
     def set_vring_call(self, payload: VringFd, fds: FdBag) -> None:
         self._said.device.set_vring_call(payload.index, _fd_of(payload, fds))
 

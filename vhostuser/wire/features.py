@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from enum import IntFlag
+from typing import Final
 
 from vhostuser.errors import UsageError
 
@@ -97,6 +98,13 @@ class ProtocolFeature(IntFlag):
     SHMEM = 1 << 22
     GET_VRING_BASE_SKIP_DRAIN = 1 << 23
 
+
+PROTOCOL_NEEDS: Final = (
+    (ProtocolFeature.INBAND_NOTIFICATIONS, ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK),
+    (ProtocolFeature.GET_VRING_BASE_INFLIGHT, ProtocolFeature.INFLIGHT_SHMFD),
+    (ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN, ProtocolFeature.GET_VRING_BASE_INFLIGHT),
+)
+"""A bit, and those that it must not come without; in order of dependence."""
 
 HEADER_SIZE_FEATURES = VirtioFeature.VERSION_1 | VirtioFeature.MRG_RXBUF | VirtioFeature.HASH_REPORT
 """The bits that decide how long the header in front of each frame is: 10, 12 or 20 bytes."""

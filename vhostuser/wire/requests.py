@@ -241,7 +241,14 @@ FRONTEND_REQUESTS: Final = _table(
         ),
         _ROW(_R.GPU_SET_SOCKET, (Empty,), _ACK, Fds.ONE),
         _ROW(_R.RESET_DEVICE, (Empty,), _ACK, gate=_on(P.RESET_DEVICE), handler="reset_device"),
-        _ROW(_R.VRING_KICK, (VringState,), _ACK, gate=_on(P.INBAND_NOTIFICATIONS), ring=_ANY),
+        _ROW(
+            _R.VRING_KICK,
+            (VringState,),
+            _ACK,
+            gate=_on(P.INBAND_NOTIFICATIONS),
+            ring=_ANY,
+            handler="vring_kick",
+        ),
         _ROW(
             _R.GET_MAX_MEM_SLOTS,
             (Empty,),
