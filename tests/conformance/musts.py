@@ -443,7 +443,7 @@ MUSTS = (
         "session/test_ring_requests.py::test_is_as_get_vring_base",
         "session/test_ring_requests.py::test_needs_all_three_features",
         "test_vring_base.py::test_get_vring_base_skip_drain_is_as_get_vring_base",
-        "test_vring_base.py::test_get_vring_base_skip_drain_without_its_features_ends_the_connection",
+        "test_vring_base.py::test_get_vring_base_skip_drain_without_its_feature_ends_the_connection",
     ),
     # Postcopy
     must(

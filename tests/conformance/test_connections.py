@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.plain_frontend import PlainFrontend, state
-from tests.site import RING_SIZE, Site, echo, frame, make_site, serving
+from tests.site import RING_SIZE, InProcessSite, Site, echo, frame, make_site, serving
 from vhostuser.config import DeviceConfig
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frontend import Frontend
@@ -56,7 +56,7 @@ def test_new_front_end_finds_nothing_of_the_one_before(site: Site) -> None:
         assert plain.ask(11, state(0, 0)) == state(0, 0)
 
 
-def test_counters_are_kept_over_front_ends(site: Site) -> None:
+def test_counters_are_kept_over_front_ends(site: InProcessSite) -> None:
     for _ in range(3):
         with site.driver() as driver:
             echo(driver)

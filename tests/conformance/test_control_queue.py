@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.integration.loglines import complaints
-from tests.site import RING_SIZE, Site, echo, make_site
+from tests.site import RING_SIZE, InProcessSite, echo, make_site
 from vhostuser.frontend.control import RxMode
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.net_header import GsoType, HeaderFlag, NetHeader
@@ -53,7 +53,7 @@ def control(
     order: Order = Order.CLOUD_HYPERVISOR,
     without: V = NOTHING,
     workers: int = 0,
-) -> Iterator[tuple[Site, VirtioNetDriver]]:
+) -> Iterator[tuple[InProcessSite, VirtioNetDriver]]:
     """A device whose config space is ours, with address `OWN`, and a driver with a control queue."""
     many = V.MQ if pairs > 1 else V(0)
     with (

@@ -11,7 +11,7 @@ import pytest
 from tests.conformance.fds import memfd
 from tests.conftest import live_regions, open_fds
 from tests.plain_frontend import NEED_REPLY, VERSION, PlainFrontend, close_all, single, table
-from tests.site import RING_SIZE, Site, echo, frame, wait
+from tests.site import RING_SIZE, InProcessSite, Site, echo, frame, wait
 from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.guest_memory import GuestMemory, Region
@@ -38,7 +38,9 @@ def test_number_of_slots_is_answered_with_and_without_need_reply(talk: PlainFron
     talk.assert_no_reply()
 
 
-def test_as_many_regions_as_there_are_slots_can_be_added_and_no_more(talk: PlainFrontend) -> None:
+def test_as_many_regions_as_there_are_slots_can_be_added_and_no_more(
+    site: InProcessSite, talk: PlainFrontend
+) -> None:
     neighbours = live_regions()
     for slot in range(509):
         assert add(talk, slot << 32, slot << 32) == 0
@@ -56,7 +58,7 @@ def test_region_is_known_by_its_addresses_and_size_not_by_its_offset(talk: Plain
     wait(lambda: live_regions() == neighbours)
 
 
-def test_removal_may_bring_an_fd_which_is_closed(talk: PlainFrontend) -> None:
+def test_removal_may_bring_an_fd_which_is_closed(site: InProcessSite, talk: PlainFrontend) -> None:
     assert add(talk, GIB4, 0x100000) == 0
     fds = [memfd()]
     before = open_fds().keys() - set(fds)
@@ -66,7 +68,7 @@ def test_removal_may_bring_an_fd_which_is_closed(talk: PlainFrontend) -> None:
     wait(lambda: len(open_fds()) == len(before) - 1)
 
 
-def test_regions_may_be_added_to_a_table(talk: PlainFrontend) -> None:
+def test_regions_may_be_added_to_a_table(site: InProcessSite, talk: PlainFrontend) -> None:
     # As Cloud Hypervisor does when memory is plugged.
     neighbours, fds = live_regions(), [memfd(), memfd()]
     assert talk.number(SET_MEM_TABLE, table((0, PAGE, 0, 0), (PAGE, PAGE, PAGE, 0)), fds) == 0
@@ -164,7 +166,7 @@ def test_rings_go_on_where_they_were_when_their_region_is_replaced(site: Site) -
             assert driver.recv().frame == frame(1000 + number)
 
 
-def test_each_queue_pair_may_say_the_same(site: Site) -> None:
+def test_each_queue_pair_may_say_the_same(site: InProcessSite) -> None:
     # As QEMU before 8.0: a pair that is started later says again what the first has said, also what has gone.
     with site.driver(2) as driver:
         echo(driver)

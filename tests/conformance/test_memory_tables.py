@@ -10,7 +10,7 @@ import pytest
 from tests.conformance.fds import memfd
 from tests.conftest import live_regions
 from tests.plain_frontend import PlainFrontend, table
-from tests.site import RING_SIZE, Site, echo, frame, wait
+from tests.site import RING_SIZE, InProcessSite, Site, echo, frame, wait
 from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.guest_memory import GuestMemory, Region, identity_layout
@@ -66,7 +66,7 @@ def test_buffer_may_cross_regions_that_touch_in_guest_addresses(site: Site) -> N
         assert driver.recv().frame == content[:6000]
 
 
-def test_table_is_replaced_whole_and_the_old_one_unmapped(site: Site) -> None:
+def test_table_is_replaced_whole_and_the_old_one_unmapped(site: InProcessSite) -> None:
     neighbours = live_regions()
     with PlainFrontend(site.path) as plain:
         plain.negotiate()
@@ -128,7 +128,7 @@ def test_refused_table_leaves_the_old_one_and_its_rings(site: Site) -> None:
         echo(driver)
 
 
-def test_connection_that_ends_unmaps_everything(site: Site) -> None:
+def test_connection_that_ends_unmaps_everything(site: InProcessSite) -> None:
     neighbours = live_regions()
     with site.driver() as driver:
         echo(driver)

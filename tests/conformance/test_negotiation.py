@@ -25,7 +25,7 @@ from tests.plain_frontend import (
     table,
     u64,
 )
-from tests.site import Site, echo, make_site, wait
+from tests.site import InProcessSite, Site, echo, make_site, wait
 from vhostuser.frontend import calls
 
 GET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD = 15, 17, 19, 20, 21
@@ -201,7 +201,7 @@ def test_memory_table_is_legal_before_anything_else(plain: PlainFrontend) -> Non
     plain.assert_no_reply()
 
 
-def test_ack_of_a_memory_table_means_that_it_is_mapped(site: Site) -> None:
+def test_ack_of_a_memory_table_means_that_it_is_mapped(site: InProcessSite) -> None:
     from tests.conftest import live_regions
 
     before = live_regions()

@@ -20,7 +20,7 @@ from vhostuser.frontend.core import CData, ffi, lib
 from vhostuser.frontend.guest_memory import GuestMemory, Region
 from vhostuser.frontend.iova_memory import IovaMemory
 
-WRITES = 3_000_000
+WRITES = 1_500_000
 PAGE = 4096
 START = 1 << 20
 MEMORY = Region(gpa=START, size=640 << 10)

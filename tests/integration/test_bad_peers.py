@@ -13,7 +13,7 @@ from tests.conformance import fds
 from tests.conformance.messages import SERVED, Row
 from tests.integration.loglines import complaints
 from tests.plain_frontend import HEADER, VERSION, PlainFrontend, state
-from tests.site import Site, echo
+from tests.site import InProcessSite, Site, echo
 from vhostuser.server import backend
 
 
@@ -84,7 +84,9 @@ def test_front_end_that_stops_is_let_go_in_time(
     monkeypatch.undo()
 
 
-def test_front_end_that_is_quiet_between_messages_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_front_end_that_is_quiet_between_messages_stays(
+    site: InProcessSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A guest that runs for weeks says nothing at all.
     monkeypatch.setattr(backend, "MESSAGE_SECONDS", 0.02)
     monkeypatch.setattr(backend, "SILENCE_SECONDS", 0.02)

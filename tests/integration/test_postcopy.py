@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.postcopy import PAGE, arriving, arriving_whole, say_table, send_until_asked, stuck
-from tests.site import Site, echo, frame, make_site, wait
+from tests.site import InProcessSite, Site, echo, frame, make_site, wait
 from vhostuser.frontend import calls
 from vhostuser.wire.features import ProtocolFeature
 
@@ -42,7 +42,7 @@ def test_pages_come_when_they_are_touched(site: Site) -> None:
         assert len(set(late.asked)) == len(late.asked)
 
 
-def test_rings_and_frames_that_are_late_are_what_they_were(site: Site) -> None:
+def test_rings_and_frames_that_are_late_are_what_they_were(site: InProcessSite) -> None:
     with site.stepping() as driver:
         driver.send(frame(7))
         with arriving_whole(driver) as late:

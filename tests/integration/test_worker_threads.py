@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import RING_SIZE, Site, echo, frame, serving, traffic, wait
+from tests.site import RING_SIZE, InProcessSite, Site, echo, frame, serving, traffic, wait
 from vhostuser.config import DeviceConfig
 from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
@@ -63,7 +63,7 @@ def test_front_end_that_goes_in_its_own_traffic(site: Site) -> None:
                 driver.send(frame(number))
 
 
-def test_four_pairs_on_two_workers(site: Site) -> None:
+def test_four_pairs_on_two_workers(site: InProcessSite) -> None:
     with site.driver(pairs=4) as driver, traffic(site.neighbour):
         for number in range(100):
             for pair in range(4):
