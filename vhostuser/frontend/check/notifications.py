@@ -8,10 +8,18 @@ import select
 import time
 
 from vhostuser.frontend import calls
-from vhostuser.frontend.check.model import NO_VIRTIO, CheckFailedError, Group, Severity, expect
+from vhostuser.frontend.check.model import NO_VIRTIO, Group, Severity, expect
 from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.stepper import RX, TX, Stepper
-from vhostuser.frontend.check.traffic import await_frame, frame, pass_frames, rest, settle, wait_used
+from vhostuser.frontend.check.traffic import (
+    await_frame,
+    frame,
+    pass_frames,
+    rest,
+    settle,
+    used_by_polling,
+    wait_used,
+)
 from vhostuser.frontend.link import DEFAULT_FEATURES
 from vhostuser.frontend.timeouts import Deadline
 from vhostuser.wire.features import VirtioFeature as V
@@ -44,16 +52,6 @@ def _called_within(driver: Stepper, index: int, seconds: float) -> bool:
     return bool(poller.poll(Deadline(seconds).left_ms))
 
 
-def _used_by_polling(peer: Peer, driver: Stepper) -> None:
-    """Until all that was sent is given back, without a word about calls."""
-    queue, deadline = driver.virtqueues[TX], Deadline(peer.patience)
-    while queue.outstanding:
-        driver.reclaim()
-        if not deadline.left:
-            raise CheckFailedError("what was sent to be given back", f"{queue.outstanding} chains still out")
-        time.sleep(0.0005)
-
-
 def _add_calls(name: str, words: str, virtio: V, without: V, rule: str) -> None:
     features = (DEFAULT_FEATURES | virtio) & ~without
 
@@ -67,20 +65,20 @@ def _add_calls(name: str, words: str, virtio: V, without: V, rule: str) -> None:
                 queue.enable_calls()
                 driver.send(frame(number))
                 expect(_called_within(driver, TX, peer.patience), "a call for a used chain", "none")
-                _used_by_polling(peer, driver)
+                used_by_polling(peer, driver)
 
     def unwanted(peer: Peer) -> None:
         with peer.stepper(features=features) as driver:
             driver.say_all()
             settle(peer, driver)
             queue = driver.virtqueues[TX]
-            _used_by_polling(peer, driver)
+            used_by_polling(peer, driver)
             queue.disable_calls()
             rest()
             driver.read_call(TX)
             for number in range(8):
                 driver.send(frame(number))
-                _used_by_polling(peer, driver)
+                used_by_polling(peer, driver)
             rest()
             found = driver.read_call(TX)
             expect(found == 0, "no call while the driver wants none", f"{found}")
@@ -116,7 +114,7 @@ def _event_idx_far(peer: Peer) -> None:
         driver.say_all()
         settle(peer, driver)
         queue = driver.queues[TX]
-        _used_by_polling(peer, driver)
+        used_by_polling(peer, driver)
         queue.write_avail_flags(0)
         queue.write_used_event(queue.used_index + 5)
         # A call for what was used so far may still be under way.
@@ -124,7 +122,7 @@ def _event_idx_far(peer: Peer) -> None:
         driver.read_call(TX)
         for number in range(5):
             driver.send(frame(number))
-            _used_by_polling(peer, driver)
+            used_by_polling(peer, driver)
         rest()
         early = driver.read_call(TX)
         expect(early == 0, "no call for the first 5 chains of 6", f"{early}")
@@ -184,7 +182,7 @@ def _uncalled(peer: Peer) -> None:
             driver.do(calls.set_vring_call(index, None))
         for number in range(8):
             driver.send(frame(number))
-            _used_by_polling(peer, driver)
+            used_by_polling(peer, driver)
 
 
 @GROUP.check(
@@ -198,7 +196,7 @@ def _without_call(peer: Peer) -> None:
         driver.say_all("call")
         driver.send(frame(1))
         driver.kick(TX)
-        _used_by_polling(peer, driver)
+        used_by_polling(peer, driver)
 
 
 @GROUP.check(
@@ -222,7 +220,7 @@ def _call_fd_replaced(peer: Peer) -> None:
             queue.enable_calls()
             driver.send(frame(number))
             expect(_called_within(driver, TX, peer.patience), "a call on the new fd", "none")
-            _used_by_polling(peer, driver)
+            used_by_polling(peer, driver)
             expect(_drain(old) == 0, "no call on the old fd", "one")
 
 
@@ -290,7 +288,7 @@ def _few_calls(peer: Peer) -> None:
     with peer.stepper(features=DEFAULT_FEATURES & ~V.EVENT_IDX) as driver:
         driver.say_all()
         settle(peer, driver)
-        _used_by_polling(peer, driver)
+        used_by_polling(peer, driver)
         driver.stop_rings()
         for number in range(32):
             driver.send(frame(number))
@@ -298,7 +296,7 @@ def _few_calls(peer: Peer) -> None:
         driver.read_call(TX)
         driver.start_rings()
         driver.kick(TX)
-        _used_by_polling(peer, driver)
+        used_by_polling(peer, driver)
         rest()
         found = driver.read_call(TX)
         expect(0 < found <= 16, "1 to 16 calls for 32 chains that lay there together", f"{found}")

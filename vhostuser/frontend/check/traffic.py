@@ -61,6 +61,16 @@ def wait_used(peer: Peer, driver: VirtioNetDriver, what: str = "every transmit c
         ) from None
 
 
+def used_by_polling(peer: Peer, driver: VirtioNetDriver) -> None:
+    """Until all that was sent is given back, without a word about calls."""
+    queue, deadline = driver.virtqueues[TX], Deadline(peer.patience)
+    while queue.outstanding:
+        driver.reclaim()
+        if not deadline.left:
+            raise CheckFailedError("what was sent to be given back", f"{queue.outstanding} chains still out")
+        time.sleep(0.0005)
+
+
 def take_in(driver: VirtioNetDriver) -> list[Received]:
     """What has come by now; its buffers are lent again."""
     taken = []
@@ -111,6 +121,7 @@ def _settle_pair(peer: Peer, driver: VirtioNetDriver, pair: int) -> None:
             return
         look = Deadline(_ECHO_LOOK)
         while look.left:
+            driver.serve_iommu()
             if any(received.frame[14:18] == PROBE for received in take_in(driver)):
                 return
             time.sleep(0.001)
