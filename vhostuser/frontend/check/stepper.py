@@ -40,6 +40,7 @@ class Stepper(VirtioNetDriver):
         self.nic.protocol = features
         if VirtioFeature.PROTOCOL_FEATURES in self.nic.offered:
             self.frontend.set_protocol_features(features)
+            self.frontend.get_features()
 
     def do(self, call: Call[T]) -> T:
         answer = self.frontend.run(call, need_reply=True)
