@@ -30,10 +30,7 @@ class InBandDriver(Stepper):
             driver.frontend.set_protocol_features(SERVED_PROTOCOL | P.INBAND_NOTIFICATIONS)
             driver._prepare()
             driver.running = True
-            driver.outlet, theirs = socket.socketpair()
-            driver.messages = Connection(BACKEND_REQUESTS)
-            driver.do(calls.set_backend_req_fd(theirs.fileno()))
-            theirs.close()
+            driver.open_outlet()
             driver.say_all("kick", "call")
             try:
                 yield driver
@@ -43,6 +40,13 @@ class InBandDriver(Stepper):
     outlet: socket.socket
     messages: Connection
     is_silent = False
+
+    def open_outlet(self) -> None:
+        """A channel, the first or another one."""
+        self.outlet, theirs = socket.socketpair()
+        self.messages = Connection(BACKEND_REQUESTS)
+        with theirs:
+            self.do(calls.set_backend_req_fd(theirs.fileno()))
 
     def kick(self, index: int) -> None:
         if not self.is_silent:

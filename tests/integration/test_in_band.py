@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -15,9 +14,7 @@ from tests.plain_frontend import HEADER, VERSION, state
 from tests.site import RING_SIZE, Site, frame, make_site, wait
 from vhostuser.frontend import calls
 from vhostuser.frontend.virtqueue import SplitVirtqueue
-from vhostuser.wire.connection import Connection
 from vhostuser.wire.constants import BackendRequest
-from vhostuser.wire.requests import BACKEND_REQUESTS
 
 RX, TX = 0, 1
 VRING_KICK = 35
@@ -114,10 +111,7 @@ def test_channel_that_goes_and_comes_brings_what_was_not_told(
         driver.receive_queue().enable_calls()
         driver.send(frame(1))
         wait(lambda: driver.recv_now() is not None)
-        driver.outlet, theirs = socket.socketpair()
-        driver.messages = Connection(BACKEND_REQUESTS)
-        driver.do(calls.set_backend_req_fd(theirs.fileno()))
-        theirs.close()
+        driver.open_outlet()
         driver.wait_message(CALL, RX)
 
 
