@@ -48,6 +48,7 @@ class FullOfOld(Fault):
         ("inflight-made-packed", FileTooShort(), "^0$"),
         ("inflight-made", FullOfOld(), "bytes that are not 0"),
         ("inflight-used", Deaf(Request.SET_VRING_ENABLE), "still out|none"),
+        ("inflight-used-packed", Deaf(Request.SET_VRING_ENABLE), "still out|none"),
         ("inflight-bad-size", Deaf(Request.SET_INFLIGHT_FD), "."),
         ("inflight-bad-offset", Deaf(Request.SET_INFLIGHT_FD), "."),
         ("inflight-bad-overflow", Deaf(Request.SET_INFLIGHT_FD), "."),

@@ -28,6 +28,8 @@ class NeverTakesBack(Fault):
         ("iommu-asked", Deaf(Request.SET_BACKEND_REQ_FD), "still out|none"),
         ("iommu-asked-packed", Deaf(Request.IOTLB_MSG), "still out|none"),
         ("iommu-told", Deaf(Request.IOTLB_MSG), "still out|none"),
+        ("iommu-told-packed", Deaf(Request.IOTLB_MSG), "still out|none"),
+        ("iommu-moved-packed", NeverTakesBack(), "another frame|still out|no frame|bytes for one|none"),
         ("iommu-moved", NeverTakesBack(), "another frame|still out|no frame|bytes for one|none"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Fault) else value,
