@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 from collections.abc import Callable
 
 from vhostuser.errors import PeerError
@@ -224,6 +225,10 @@ def _second_front_end(peer: Peer) -> None:
             with contextlib.suppress(PeerError):
                 second.send(Request.SET_OWNER)
                 second.send(Request.SET_FEATURES, u64(int(peer.plain_features)))
+                second.send(Request.GET_FEATURES)
+            # Only when it was noticed, by an answer or its end, has it had the chance to disturb; a back-end
+            # that leaves it in the backlog says nothing.
+            select.select([second.socket], [], [], peer.patience)
             pass_frames(peer, driver, 8)
         pass_frames(peer, driver, 8, first=20)
 
