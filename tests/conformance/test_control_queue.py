@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +14,17 @@ from tests.integration.loglines import complaints
 from tests.site import RING_SIZE, InProcessSite, echo, make_site
 from vhostuser.frontend.control import RxMode
 from vhostuser.frontend.driver import VirtioNetDriver
+from vhostuser.frontend.frontend import Frontend
 from vhostuser.frontend.net_header import GsoType, HeaderFlag, NetHeader
 from vhostuser.frontend.orders import Order
+from vhostuser.wire.constants import (
+    FLAG_NEED_REPLY,
+    REPLY_FLAGS,
+    TRANSFER_LOAD,
+    TRANSFER_SAVE,
+    VERSION,
+    BackendRequest,
+)
 from vhostuser.wire.features import ProtocolFeature
 from vhostuser.wire.features import VirtioFeature as V
 
@@ -204,19 +215,58 @@ def test_without_ctrl_vlan_all_tagged_packets_are_accepted() -> None:
         assert heard(driver, to(OWN, 5)) == [to(OWN, 5)]
 
 
-def test_announcement_is_acknowledged() -> None:
-    with control() as (site, driver):
-        device, asked = site.server._served[0].device, threading.Event()
+def move(driver: VirtioNetDriver, path: Path) -> None:
+    """The guest goes on with a device that knows nothing, and is given the state of the guest's own."""
+    driver.stop()
+    driver.frontend.set_protocol_features(driver.protocol_features | ProtocolFeature.DEVICE_STATE)
+    reader, writer = os.pipe()
+    driver.frontend.set_device_state_fd(TRANSFER_SAVE, writer)
+    os.close(writer)
+    assert driver.frontend.check_device_state() == 0
+    driver.frontend.close()
+    target = Frontend.connect(path)
+    target.set_protocol_features(target.get_protocol_features())
+    target.set_device_state_fd(TRANSFER_LOAD, reader)
+    os.close(reader)
+    assert target.check_device_state() == 0
+    driver.resume(target)
 
-        def ask() -> None:
-            device.ask_to_announce()
-            asked.set()
 
-        site.loop.call_soon_threadsafe(ask)
-        assert asked.wait(10)
+@pytest.mark.parametrize("extra", FORMATS)
+def test_what_was_set_holds_on_another_host(extra: V) -> None:
+    with control(extra, pairs=2) as (site, driver):
+        assert driver.control.set_pairs(2)
+        assert driver.control.set_mac(OTHER)
+        assert driver.control.set_rx_mode(RxMode.PROMISCUOUS, False)
+        assert driver.control.set_mac_table([], [GROUP])
+        assert driver.control.add_vlan(5)
+        move(driver, site.path)
+
+        assert driver.frontend.get_config(0, 6) == OTHER
+        wanted = [to(OTHER), to(GROUP), to(ALL_ONES), to(OTHER, 5)]
+        assert heard(driver, *EVERY, to(OTHER, 5), to(OTHER, 6)) == wanted
+        driver.send(to(OTHER), queue=1)
+        assert driver.recv().queue == 1
+
+
+@pytest.mark.parametrize("extra", FORMATS)
+def test_guest_that_has_moved_is_asked_to_announce_itself_and_acknowledges(extra: V) -> None:
+    with control(extra) as (site, driver):
+        assert driver.frontend.get_config(6, 2) == b"\1\0"
+        move(driver, site.path)
+
+        assert driver.nic.channel_fd is not None
+        acked = driver.protocol_features | ProtocolFeature.BACKEND_REQ
+        driver.frontend.set_protocol_features(acked)
+        driver.frontend.set_backend_req_fd(driver.nic.channel_fd)
+        driver.channel.settimeout(10)
+        told = driver.channel.recv(12)
+        assert struct.unpack("=III", told) == (BackendRequest.CONFIG_CHANGE_MSG, VERSION | FLAG_NEED_REPLY, 0)
+        driver.channel.sendall(struct.pack("=IIIQ", BackendRequest.CONFIG_CHANGE_MSG, REPLY_FLAGS, 8, 0))
         assert driver.frontend.get_config(6, 2) == b"\3\0"
         assert driver.control.ack_announce()
         assert driver.frontend.get_config(6, 2) == b"\1\0"
+        assert heard(driver, to(OWN)) == [to(OWN)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -138,7 +138,8 @@ def test_check_is_answered_when_the_result_is_known(talk: PlainFrontend) -> None
 
 def test_state_of_an_unknown_newer_version_is_refused(talk: PlainFrontend) -> None:
     content = save(talk)
-    load(talk, content[:8] + struct.pack("<H", 2) + content[10:])
+    (version,) = struct.unpack_from("<H", content, 8)
+    load(talk, content[:8] + struct.pack("<H", version + 1) + content[10:])
 
     assert check(talk) != 0
 

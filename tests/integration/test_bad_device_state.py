@@ -12,6 +12,7 @@ import pytest
 from tests.integration.loglines import assert_one_line
 from tests.plain_frontend import PlainFrontend, state, u64
 from tests.site import Site, wait
+from vhostuser.net.state_record import VERSION
 from vhostuser.server import backend, state_channel
 
 SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE = 42, 43
@@ -36,10 +37,10 @@ def assert_failed(talk: PlainFrontend, caplog: pytest.LogCaptureFixture, *words:
     [
         (b"", "0 bytes"),
         (b"garbage" * 100, "not one of a vhostuser network device"),
-        (b"VHOSTNET" + struct.pack("<HHI", 1, 0, 0xFFFFFFFF), "4294967295"),
-        (b"VHOSTNET" + struct.pack("<HHI", 1, 0, 1) + b"\xc1", "cannot be read"),
+        (b"VHOSTNET" + struct.pack("<HHI", VERSION, 0, 0xFFFFFFFF), "4294967295"),
+        (b"VHOSTNET" + struct.pack("<HHI", VERSION, 0, 1) + b"\xc1", "cannot be read"),
         (b"VHOSTNET" + struct.pack("<HHI", 9, 0, 0), "newer version: 9"),
-        (b"VHOSTNET" + struct.pack("<HHI", 1, 0, 60000) + b"\x91" * 60000, "cannot be read"),
+        (b"VHOSTNET" + struct.pack("<HHI", VERSION, 0, 60000) + b"\x91" * 60000, "cannot be read"),
     ],
 )
 def test_garbage(talk: PlainFrontend, caplog: pytest.LogCaptureFixture, content: bytes, words: str) -> None:

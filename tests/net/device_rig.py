@@ -26,7 +26,7 @@ STARTED = RingState.STARTED_ENABLED
 class Rig:
     """One device with port `sink` (or fds), 1 MiB of memory, a virtqueue for each ring that is asked for."""
 
-    def __init__(self, queues: int = 1, ops: PortOps | None = None) -> None:
+    def __init__(self, queues: int = 1, ops: PortOps | None = None, offer: V = V.VERSION_1) -> None:
         self.worker = Worker()
         self.port = FakePort(queues)
         self.helper = StepHelper()
@@ -37,7 +37,7 @@ class Rig:
             self.port,
             ops or PortOps(PortKind.SINK),
             queues=queues,
-            offer=V.VERSION_1 | V.EVENT_IDX | V.ACCESS_PLATFORM,
+            offer=offer | V.EVENT_IDX | V.ACCESS_PLATFORM,
             protocol_offer=P.REPLY_ACK | P.BACKEND_REQ,
             config_space=ConfigSpace(bytes(6), queues, 0),
             helper=self.helper,

@@ -16,7 +16,10 @@ from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.frontend.virtqueue import Segment
 from vhostuser.net.control_ring import control_index
 from vhostuser.net.ring_items import RingItems
+from vhostuser.net.state_record import decode, encode
 from vhostuser.session.states import RingState
+from vhostuser.wire.constants import BackendRequest
+from vhostuser.wire.features import ProtocolFeature as P
 from vhostuser.wire.features import VirtioFeature as V
 
 FEATURES = V.VERSION_1 | V.CTRL_VQ | V.MQ | V.CTRL_RX | V.CTRL_MAC_ADDR | V.GUEST_ANNOUNCE
@@ -71,7 +74,7 @@ class Control(Rig):
 
     def __init__(self, features: V = FEATURES) -> None:
         self.ends = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
-        super().__init__(queues=2, ops=PortOps(PortKind.FD, tuple(self.ends)))
+        super().__init__(2, PortOps(PortKind.FD, tuple(self.ends)), FEATURES | OFFLOADS)
         self.features = features
 
     def bring_up(self, *indices: int) -> None:
@@ -319,13 +322,75 @@ def test_pair_that_is_given_up_is_so_at_once_even_if_the_port_is_busy() -> None:
     control.close()
 
 
-def test_announcement_is_asked_for_until_it_is_acknowledged(control: Control) -> None:
-    control.bring_up(0, 1, 2, 3, 4)
-    control.device.ask_to_announce()
-    assert control.device.get_config(6, 2) == b"\x03\x00"
+def moved(source: Control, features: V = FEATURES, protocol: P = P.BACKEND_REQ | P.CONFIG) -> Control:
+    """A device on another host with the state of `source`; its rings do not run yet."""
+    record = source.device.snapshot()
+    source.close()
+    target = Control(features)
+    target.device.set_protocol_features(protocol)
+    target.device.restore(decode(encode(record)))
+    return target
 
+
+def asked(control: Control) -> list[BackendRequest]:
+    return [request for channel in control.channels for request, _, _ in channel.asked]
+
+
+def test_guest_that_has_moved_is_asked_to_announce_itself_until_it_acknowledges() -> None:
+    source = Control()
+    source.bring_up(0, 1, 2, 3, 4)
+    control = moved(source)
+    control.device.set_backend_req_fd(7)
+    control.device.set_features(FEATURES | V.LOG_ALL)
+    assert control.device.get_config(6, 2) == b"\x01\x00"
+    assert asked(control) == []
+
+    control.bring_up(0, 1, 2, 3, 4)
+    assert asked(control) == [BackendRequest.CONFIG_CHANGE_MSG]
+    assert control.device.get_config(6, 2) == b"\x03\x00"
     assert control.command(ANNOUNCE_ACK) == OK
     assert control.device.get_config(6, 2) == b"\x01\x00"
+    control.stop(4)
+    control.bring_up(4)
+    assert asked(control) == [BackendRequest.CONFIG_CHANGE_MSG]
+    control.close()
+
+
+@pytest.mark.parametrize(
+    ("features", "protocol"),
+    [(FEATURES & ~V.GUEST_ANNOUNCE, P.BACKEND_REQ | P.CONFIG), (FEATURES, P.BACKEND_REQ)],
+    ids=["driver-cannot-announce", "front-end-does-not-tell"],
+)
+def test_who_cannot_answer_is_not_asked_to_announce_itself(features: V, protocol: P) -> None:
+    source = Control(features)
+    source.bring_up(0, 1, 2, 3, 4)
+    control = moved(source, features, protocol)
+    control.device.set_backend_req_fd(7)
+    control.bring_up(0, 1, 2, 3, 4)
+
+    assert asked(control) == []
+    assert control.device.get_config(6, 2) == b"\x01\x00"
+    control.close()
+
+
+def test_what_commands_have_set_holds_after_a_move_and_not_for_another_driver() -> None:
+    source = Control(FEATURES | OFFLOADS)
+    source.bring_up(0, 1, 2, 3, 4)
+    assert source.command(pairs_set(2)) == OK
+    assert source.command(MAC_SET + MAC) == OK
+    assert source.command(OFFLOADS_SET + int(V.GUEST_CSUM).to_bytes(8, "little")) == OK
+    control = moved(source, FEATURES | OFFLOADS)
+    control.bring_up(0, 1, 2, 3, 4)
+
+    assert control.attached() == {0, 1}
+    assert control.device.get_config(0, 6) == MAC
+    assert control.started_with() & OFFLOADS == OFFLOADS & ~V.GUEST_TSO4
+
+    for index in range(5):
+        control.stop(index)
+    control.device.set_features(FEATURES)
+    assert control.device.get_config(0, 6) == bytes(6)
+    control.close()
 
 
 def test_first_refusal_is_a_warning_and_the_others_fill_no_log(

@@ -11,7 +11,8 @@ from vhostuser.datapath.vring import PacketDevice
 from vhostuser.datapath.worker import EventKind, WorkerEvent
 from vhostuser.errors import EnvironmentLacksError, RequestError
 from vhostuser.frontend.virtqueue_base import Segment
-from vhostuser.net.state_record import MAX_MACS, NetRecord, decode, encode
+from vhostuser.net.control_queue import GuestSettings
+from vhostuser.net.state_record import MAX_MACS, NetRecord, control_record, decode, encode
 from vhostuser.session.states import RingState
 from vhostuser.wire.constants import TRANSFER_LOAD, TRANSFER_SAVE
 from vhostuser.wire.features import ProtocolFeature as P
@@ -214,7 +215,10 @@ def test_state_goes_on_in_another_device_before_anything_is_said_to_it(rig: Rig)
     ("content", "reason"),
     [
         (b"garbage, and more of it", "not one of a vhostuser network device"),
-        (encode(NetRecord({}, int(V.VERSION_1 | V.HOST_TSO4), 0, ())), "HOST_TSO4"),
+        (
+            encode(NetRecord({}, int(V.VERSION_1 | V.HOST_TSO4), 0, (), control_record(GuestSettings()))),
+            "HOST_TSO4",
+        ),
     ],
 )
 def test_state_that_cannot_be_taken_over_changes_nothing(rig: Rig, content: bytes, reason: str) -> None:

@@ -7,7 +7,7 @@ from vhostuser.session.channel import Ack, BackendChannel
 from vhostuser.wire.connection import Connection
 from vhostuser.wire.constants import BackendRequest
 from vhostuser.wire.features import ProtocolFeature as P
-from vhostuser.wire.messages import U64, Empty, Iotlb, Message, Payload, Reply, SharedObject, VringState
+from vhostuser.wire.messages import U64, Iotlb, Message, Payload, Reply, SharedObject, VringState
 from vhostuser.wire.requests import BACKEND_REQUESTS
 
 B = BackendRequest
@@ -28,19 +28,6 @@ def deliver(channel: BackendChannel, request: BackendRequest, payload: Payload, 
     content = Connection().encode(Reply(request, payload))
     channel.receive(content[:12], fds)
     channel.receive(content[12:])
-
-
-def test_config_change_asks_for_nothing() -> None:
-    channel = BackendChannel(P.BACKEND_REQ | P.CONFIG | P.REPLY_ACK)
-    content = channel.config_change()
-    assert content is not None
-    assert front_end_reads(content) == Message(B.CONFIG_CHANGE_MSG, Empty())
-    assert channel.unanswered == 0
-
-
-def test_config_change_is_not_for_who_did_not_negotiate_it() -> None:
-    """QEMU's net device never does."""
-    assert BackendChannel(P.BACKEND_REQ).config_change() is None
 
 
 def test_acks_are_matched_in_order() -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from vhostuser.datapath.vring import MAX_COMMAND
 from vhostuser.net.offer import closed
-from vhostuser.net.receive_modes import MAX_OF_KIND, MacTable, ReceiveModes
+from vhostuser.net.receive_modes import MAX_OF_KIND, VLANS, MacTable, ReceiveModes
 from vhostuser.wire.features import VirtioFeature as V
 
 GUEST_OFFLOADS = (
@@ -23,7 +23,6 @@ GUEST_OFFLOADS = (
 """What CTRL_GUEST_OFFLOADS can turn off and on again; each bit is that of its feature."""
 
 _MAC = 6
-_VLANS = 4096
 
 
 class Ack(IntEnum):
@@ -48,6 +47,8 @@ class GuestSettings:
     """None: as the config space began."""
     announces: bool = False
     """The guest is asked to announce itself, and has not answered yet."""
+    has_moved: bool = False
+    """They were set on another host, and the guest has not been asked to announce itself since."""
 
     def running(self, acked: V) -> V:
         """The acknowledged features without the offloads that are turned off, nor those that need them."""
@@ -146,8 +147,8 @@ def _delete_vlan(settings: GuestSettings, data: bytes, terms: Terms) -> None:
 
 def _vlan(data: bytes, terms: Terms) -> int:
     vlan = _number(data, 2, terms)
-    if vlan >= _VLANS:
-        raise CommandError(f"VLAN {vlan}, there are {_VLANS}")
+    if vlan >= VLANS:
+        raise CommandError(f"VLAN {vlan}, there are {VLANS}")
     return vlan
 
 

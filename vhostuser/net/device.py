@@ -26,13 +26,13 @@ from vhostuser.net.pair_ports import PairPorts
 from vhostuser.net.port_link import Helper, LinkedPort, PortLink
 from vhostuser.net.postcopy import Postcopy, WorkerLender
 from vhostuser.net.ring_control import RingControl
-from vhostuser.net.state_record import MAX_MACS, NetRecord, RingRecord, decode, encode
+from vhostuser.net.state_record import MAX_MACS, NetRecord, RingRecord, control_record, decode, encode
 from vhostuser.net.state_transfer import StateChannel, StateTransfer
 from vhostuser.session.checks import check_features_offered
 from vhostuser.session.device import Pending
-from vhostuser.wire.constants import MAX_VRINGS
+from vhostuser.wire.constants import MAX_VRINGS, BackendRequest
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature, feature_names
-from vhostuser.wire.payloads import Inflight, MemoryRegion
+from vhostuser.wire.payloads import Empty, Inflight, MemoryRegion
 
 QUEUE_NUM = 128
 """GET_QUEUE_NUM: pairs to QEMU, rings to Cloud Hypervisor; true in both readings for up to 64 pairs."""
@@ -72,6 +72,8 @@ class NetDevice(RingControl):
         self._config_space = config_space
         self._features = VirtioFeature(0)
         self._has_features = False
+        self._driver = VirtioFeature(0)
+        """What the guest's driver acknowledged that has set what the control ring's settings are."""
         self._protocol_features = ProtocolFeature(0)
         self._has_user_addresses = False
         """In spite of GPA_ADDRESSES; it was said once."""
@@ -115,8 +117,10 @@ class NetDevice(RingControl):
     def set_features(self, acked: VirtioFeature) -> None:
         if acked != self._features:
             self._log.info("guest features: %s", ", ".join(feature_names(acked)) or "none")
-        if acked != self._features and not self._is_any_started():
+        driver = acked & ~_VHOST_FEATURES
+        if driver != self._driver and not self._is_any_started():
             self._control.reset()  # another driver; what changes while one runs is its own
+        self._driver = driver
         self._features = acked
         self._has_features = True
         self._apply_commands()
@@ -201,6 +205,7 @@ class NetDevice(RingControl):
         self._channel = channel
         self._in_band.use(channel)
         self._iommu.ask_again(channel)
+        self._ask_to_announce()
 
     def iotlb_update(self, iova: int, last: int, uva: int, access: int) -> None:
         self._iommu.update(iova, last, uva, access)
@@ -235,6 +240,7 @@ class NetDevice(RingControl):
             features=int(self._features & ~_VHOST_FEATURES),
             mtu=self._mtu,
             macs=self._macs,
+            control=control_record(self._control.settings),
         )
 
     def restore(self, record: NetRecord) -> None:
@@ -251,6 +257,9 @@ class NetDevice(RingControl):
             numbers = {name: getattr(done, name) for name in RingRecord.__struct_fields__}
             pair.set_counters(index % 2, dataclasses.replace(pair.counters(index % 2), **numbers))
         self._macs = record.macs
+        self._driver = VirtioFeature(record.features)
+        self._control.settings = record.control.settings()
+        self._apply_commands()
         if record.mtu:
             self.set_mtu(record.mtu)
         self._log.info("state of %d rings, MTU %d, loaded", len(record.rings), record.mtu)
@@ -273,7 +282,7 @@ class NetDevice(RingControl):
         self._memory.clear()
         self._packet.clear_fault()
         self._postcopy.leave()
-        self._features = VirtioFeature(0)
+        self._features = self._driver = VirtioFeature(0)
         self._has_features = False
         self.set_protocol_features(ProtocolFeature(0))
         self._has_user_addresses = False
@@ -295,14 +304,6 @@ class NetDevice(RingControl):
         if event.kind is EventKind.CONTROL:
             self.when_quiet(self.execute_command)
         return event.kind is not EventKind.DEVICE_FAULTED
-
-    def ask_to_announce(self) -> None:
-        """Sets the config space's announce bit until the guest has answered on its control ring.
-
-        Whoever asks sends CONFIG_CHANGE_MSG afterwards, for a guest that did not acknowledge GUEST_ANNOUNCE
-        or has no control ring does not look.
-        """
-        self._control.settings.announces = True
 
     def look_again(self) -> None:
         """Events were lost: asks for what rings wait for."""
@@ -337,6 +338,28 @@ class NetDevice(RingControl):
             mac=settings.mac or self._config_space.mac,
             status=LINK_UP | (ANNOUNCE if settings.announces else 0),
         )
+
+    def _on_control_started(self) -> None:
+        self._ask_to_announce()
+
+    def _ask_to_announce(self) -> None:
+        """Has a guest that came from another host tell the switches where it is now (virtio 1.2, 5.1.6.5.4).
+
+        By the bit in the config space, at which it looks when the front-end says that there is something new;
+        on its control ring it answers.
+        """
+        settings = self._control.settings
+        if not settings.has_moved or self._control.index is None or self._channel is None:
+            return
+        settings.has_moved = False
+        can_announce = VirtioFeature.GUEST_ANNOUNCE in self._features
+        if can_announce and ProtocolFeature.CONFIG in self._protocol_features:
+            settings.announces = True
+            self._channel.ask(BackendRequest.CONFIG_CHANGE_MSG, Empty(), self._on_asked_to_announce)
+
+    def _on_asked_to_announce(self, is_fine: bool) -> None:
+        if not is_fine:
+            self._log.warning("the front-end refuses CONFIG_CHANGE_MSG: the guest does not announce itself")
 
     def _waits_for(self, index: int) -> str:
         waits = self._iommu.waits_for(index)

@@ -11,7 +11,7 @@ from vhostuser.wire.features import VirtioFeature
 MAX_OF_KIND: Final = MAX_MACS // 2
 """Addresses of one kind, unicast or multicast, that are told apart; with more, all of that kind pass, which
 the specification allows: filtering is best effort."""
-
+VLANS: Final = 4096
 
 MacTable = frozenset[bytes] | None
 """Addresses of one kind; None: more than are told apart."""

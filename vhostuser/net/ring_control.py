@@ -59,6 +59,10 @@ class RingControl(ABC):
         """Brings to C what commands of the guest have set, rings apart."""
 
     @abstractmethod
+    def _on_control_started(self) -> None:
+        """The guest can be asked for something: its control ring runs."""
+
+    @abstractmethod
     def _waits_for(self, index: int) -> str:
         """What ring ``index`` waits for that runs, in words; "" for nothing."""
 
@@ -284,6 +288,8 @@ class RingControl(ABC):
             pair.start(index % 2, ring.setup())
             ring.runs = True
             ring.counters_at_start = pair.counters(index % 2)
+            if index == self._control.index:
+                self._on_control_started()
         except (GuestError, RequestError) as error:
             ring.refusal = str(error)
             self._log.error("ring %d does not start: %s", index, error)

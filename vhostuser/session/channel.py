@@ -15,7 +15,7 @@ from vhostuser.errors import FramingError
 from vhostuser.wire.connection import Connection, Incoming
 from vhostuser.wire.constants import BackendRequest
 from vhostuser.wire.features import ProtocolFeature
-from vhostuser.wire.messages import U64, Empty, Payload
+from vhostuser.wire.messages import U64, Payload
 from vhostuser.wire.requests import BACKEND_REQUESTS, ReplyKind
 
 
@@ -62,12 +62,6 @@ class BackendChannel:
         if asks or BACKEND_REQUESTS[request].reply is ReplyKind.ALWAYS_U64:
             self._unanswered.append((request, payload))
         return self._connection.encode_request(request, payload, need_reply=asks)
-
-    def config_change(self) -> bytes | None:
-        """What makes a front-end read the config space again; None unless CONFIG was negotiated."""
-        if ProtocolFeature.CONFIG not in self._acked:
-            return None
-        return self.encode(BackendRequest.CONFIG_CHANGE_MSG, Empty())
 
     def receive(self, chunk: bytes, fds: Sequence[int] = ()) -> None:
         """As `Connection.receive`; raises FramingError."""
