@@ -49,11 +49,14 @@ def peer(echo_path: Path, offer: Offer) -> Iterator[Peer]:
 @pytest.fixture
 def verdict(echo_path: Path, offer: Offer, tmp_path: Path) -> Verdict:
     """Run one check, by its name, against the real server with a fault in it."""
+    return _verdict_of(echo_path, offer, tmp_path)
 
+
+def _verdict_of(path: Path, offer: Offer, folder: Path) -> Verdict:
     def run(name: str, fault: Fault | None = None) -> Result:
         (check,) = catalogue.select([name])
         fault = fault or Fault()
-        with Meddler(tmp_path / "m.sock", echo_path, fault) as meddler:
+        with Meddler(folder / "m.sock", path, fault) as meddler:
             # The meddler listens, so its process is taken for the back-end's.
             seen = replace(offer, pid=os.getpid())
             if fault.is_in_the_offer:
@@ -68,7 +71,10 @@ def verdict(echo_path: Path, offer: Offer, tmp_path: Path) -> Verdict:
 @pytest.fixture
 def finds(verdict: Verdict) -> FindsFault:
     """The fault is found by this check: what it says it saw."""
+    return _finder(verdict)
 
+
+def _finder(verdict: Verdict) -> FindsFault:
     def run(name: str, fault: Fault) -> str:
         result = verdict(name, fault)
         assert result.outcome is Outcome.FAILED, f"{name}: {result.outcome}, {result.seen}"
@@ -76,6 +82,23 @@ def finds(verdict: Verdict) -> FindsFault:
         return result.seen
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postcopy_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a server with an echo port listens that offers postcopy."""
+    folder = tmp_path_factory.mktemp("postcopy")
+    path = folder / "p.sock"
+    with Server(folder, "-s", str(path), "--port", "echo", "--workers", "1", "--postcopy") as server:
+        server.wait_listening(path)
+        yield path
+        server.assert_alive()
+
+
+@pytest.fixture
+def finds_in_postcopy(postcopy_path: Path, tmp_path: Path) -> FindsFault:
+    """As `finds`, with a server that offers postcopy."""
+    return _finder(_verdict_of(postcopy_path, survey(postcopy_path, Expect.ECHO, 5), tmp_path))
 
 
 @pytest.fixture

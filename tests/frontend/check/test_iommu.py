@@ -8,6 +8,7 @@ import pytest
 
 from tests.frontend.check.conftest import FindsFault
 from tests.frontend.check.meddler import Fault, Line, Said
+from tests.frontend.check.test_connections import DiesAfter
 from tests.frontend.check.test_negotiation import Deaf
 from vhostuser.wire.constants import Request
 
@@ -22,9 +23,23 @@ class NeverTakesBack(Fault):
             line.up(said)
 
 
+class MuteWhileItRuns(Fault):
+    """As a loop that waits for a translation itself: nothing more is answered once rings are enabled."""
+
+    def begin(self, line: Line) -> None:
+        self.runs = False
+
+    def request(self, line: Line, said: Said) -> None:
+        self.runs |= said.request == Request.SET_VRING_ENABLE
+        if not self.runs or said.request != Request.GET_FEATURES:
+            line.up(said)
+
+
 @pytest.mark.parametrize(
     ("check", "fault", "seen"),
     [
+        ("iommu-silence", MuteWhileItRuns(), "reply|answer|time"),
+        ("iommu-refused", DiesAfter(2), "the back-end ended"),
         ("iommu-asked", Deaf(Request.SET_BACKEND_REQ_FD), "still out|none"),
         ("iommu-asked-packed", Deaf(Request.IOTLB_MSG), "still out|none"),
         ("iommu-told", Deaf(Request.IOTLB_MSG), "still out|none"),
