@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -71,6 +72,19 @@ def scaled() -> Callable[[float], float]:
 def pytest_sessionstart() -> None:
     """libuv keeps two fds for the process from its first loop on: they are not any test's leak."""
     uvloop.new_event_loop().close()
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[int]:
+    """2 MiB pages for this test, as many as there were before it afterwards."""
+    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    before = pool.read_text()
+    free = int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
+    if free < 8:
+        pool.write_text(str(int(before) + 8 - free))
+    yield 2 << 20
+    if pool.read_text() != before:
+        pool.write_text(before)
 
 
 def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -51,9 +51,18 @@ def arriving_whole(driver: Stepper) -> Iterator[LatePages]:
     """As `arriving`, but all that was written so far is late, too: rings, and frames that wait in them."""
     uffd = advise(driver)
     with LatePages(driver.memory, uffd, say_table(driver)) as late:
-        late.take(PAGE, WRITTEN)
+        if driver.iommu is None:
+            late.take(PAGE, WRITTEN)
+        else:
+            for page in driver.iommu.memory.pages:
+                late.take(page, PAGE)
+            assert driver.nic.channel_fd is not None
+            driver.frontend.set_backend_req_fd(driver.nic.channel_fd)
         driver.say("enable")  # first, for a ring that starts disabled drops what waits in it
         driver.say_all("memory")
+        if driver.iommu is not None:
+            for page in driver.iommu.memory.pages:
+                driver.iommu.tell(driver.frontend, page)
         yield late
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import uvloop
 
@@ -26,6 +26,7 @@ from vhostuser.frontend import calls
 from vhostuser.frontend.calls import Call
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frontend import Frontend
+from vhostuser.frontend.link import LinkOptions
 from vhostuser.frontend.timeouts import Deadline
 from vhostuser.server.server import Server
 
@@ -87,9 +88,11 @@ class Stepper(VirtioNetDriver):
     """A driver whose messages a test sends one by one, each acknowledged."""
 
     @classmethod
-    def at(cls, path: Path, pairs: int = 1) -> Stepper:
+    def at(cls, path: Path, pairs: int = 1, **options: Unpack[LinkOptions]) -> Stepper:
         """Negotiated, its queues made and filled; nothing was said about memory or rings."""
-        driver = cls(Frontend.connect(path), queue_size=RING_SIZE, queue_pairs=pairs)
+        options.setdefault("queue_size", RING_SIZE)
+        options["queue_pairs"] = pairs
+        driver = cls(Frontend.connect(path), **options)
         try:
             driver.negotiate()
             offered = driver.frontend.get_protocol_features()
@@ -173,8 +176,8 @@ class Site(ABC):
             echo(driver)
 
     @contextmanager
-    def stepping(self, pairs: int = 1) -> Iterator[Stepper]:
-        with Stepper.at(self.path, pairs) as driver:
+    def stepping(self, pairs: int = 1, **options: Unpack[LinkOptions]) -> Iterator[Stepper]:
+        with Stepper.at(self.path, pairs, **options) as driver:
             yield driver
 
 

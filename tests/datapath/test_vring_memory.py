@@ -5,8 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -136,19 +134,6 @@ def test_frame_across_three_regions(bench: Bench) -> None:
 
     assert guest.memory.read(4 * MIB - 3000 + 12, 9000) == content
     assert rx.queue.read_used_entry(0) == (0, 9012)
-
-
-@pytest.fixture
-def huge_pages() -> Iterator[int]:
-    """2 MiB pages for this test, as many as there were before it afterwards."""
-    pool = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
-    before = pool.read_text()
-    free = int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
-    if free < 8:
-        pool.write_text(str(int(before) + 8 - free))
-    yield 2 * MIB
-    if pool.read_text() != before:
-        pool.write_text(before)
 
 
 @pytest.mark.parametrize("offset", [0, 2 * MIB, 4096, 512])

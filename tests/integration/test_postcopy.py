@@ -15,7 +15,11 @@ import pytest
 from tests.postcopy import PAGE, arriving, arriving_whole, say_table, send_until_asked, stuck
 from tests.site import InProcessSite, Site, echo, frame, make_site, wait
 from vhostuser.frontend import calls
-from vhostuser.wire.features import ProtocolFeature
+from vhostuser.frontend.guest_memory import GuestMemory, Region
+from vhostuser.frontend.iommu import Answers, Iommu
+from vhostuser.frontend.iova_memory import IovaMemory
+from vhostuser.frontend.link import DEFAULT_FEATURES
+from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 
 
 @pytest.fixture
@@ -50,6 +54,56 @@ def test_rings_and_frames_that_are_late_are_what_they_were(site: InProcessSite) 
 
             assert driver.recv().frame == frame(7)
             assert PAGE in late.asked
+
+
+def test_packed_rings_that_are_late_are_what_they_were(site: InProcessSite) -> None:
+    with site.stepping(features=DEFAULT_FEATURES | VirtioFeature.RING_PACKED) as driver:
+        assert driver.packed
+        driver.send(frame(7))
+        with arriving_whole(driver) as late:
+            wait(lambda: site.server.counters()["a"][0].packets == 1)
+
+            assert driver.recv().frame == frame(7)
+            assert PAGE in late.asked
+            for number in range(100):
+                echo(driver, frame(number))
+
+
+def test_huge_pages_come_when_they_are_touched(site: InProcessSite, huge_pages: int) -> None:
+    with (
+        GuestMemory(regions=[Region(gpa=0, size=2 * huge_pages)], huge_page=huge_pages) as memory,
+        site.stepping(memory=memory) as driver,
+    ):
+        driver.send(frame(7))
+        with arriving_whole(driver) as late:
+            wait(lambda: site.server.counters()["a"][0].packets == 1)
+
+            assert driver.recv().frame == frame(7)
+            assert late.asked == [0]
+            for number in range(100):
+                echo(driver, frame(number))
+
+
+@pytest.mark.parametrize("features", [VirtioFeature(0), VirtioFeature.RING_PACKED], ids=["split", "packed"])
+def test_rings_in_scattered_pages_behind_an_iommu_are_late(
+    site: InProcessSite, features: VirtioFeature
+) -> None:
+    """Of 1024 entries: no table is in one page, so they are mapped a second time, as one piece."""
+    with (
+        IovaMemory(64 << 20) as memory,
+        site.stepping(
+            iommu=Iommu(memory, Answers.EAGER), queue_size=1024, features=DEFAULT_FEATURES | features
+        ) as driver,
+    ):
+        driver.send(frame(7))
+        with arriving_whole(driver) as late:
+            wait(lambda: site.server.counters()["a"][0].packets == 1)
+
+            assert driver.recv().frame == frame(7)
+            rings = {memory.guest_address(ring.place.desc) for ring in driver.nic.rings if ring.place}
+            assert rings <= set(late.asked)
+            for number in range(100):
+                echo(driver, frame(number))
 
 
 def test_nobody_else_waits_for_a_page(site: Site) -> None:

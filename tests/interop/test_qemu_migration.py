@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,28 @@ TAPS = ("vt0", "vt1")
 DEEP = "rx_queue_size=1024,tx_queue_size=1024"
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What moves, how often, and who turns its rings."""
+
+    device: str
+    rounds: int
+    pairs: int = 1
+    workers: int = 0
+
+    def __str__(self) -> str:
+        rings = "packed" if "packed=on" in self.device else "split"
+        return f"{self.pairs} pairs of {rings} rings, {self.workers} worker threads"
+
+
 @contextmanager
-def one_server(folder: Path, namespace: Namespace) -> Iterator[list[Server]]:
+def one_server(folder: Path, namespace: Namespace, pairs: int, workers: int) -> Iterator[list[Server]]:
     """Both devices in one process: `a` on vt0, `b` on vt1."""
     words = [
-        f"--device=name={d},socket-path={folder}/{d},port=tap:{tap}"
+        f"--device=name={d},socket-path={folder}/{d},queues={pairs},port=tap:{tap}"
         for d, tap in zip("ab", TAPS, strict=True)
     ]
-    with Server(folder, *words, namespace=namespace) as server:
+    with Server(folder, "--workers", str(workers), *words, namespace=namespace) as server:
         for device in "ab":
             server.wait_listening(folder / device)
         yield [server]
@@ -77,23 +92,30 @@ def wait_answer(guest: Guest) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("device", "rounds"), [(DEEP, 20), (f"{DEEP},packed=on", 6)], ids=["split", "packed"]
+    "shape",
+    [
+        Shape(DEEP, rounds=20),
+        Shape(f"{DEEP},packed=on", rounds=6),
+        Shape(DEEP, rounds=4, pairs=2, workers=2),
+    ],
+    ids=["split", "packed", "pairs-on-workers"],
 )
 def test_guest_moves_to_and_fro_under_traffic(
-    device: str, rounds: int, folder: Path, namespace: Namespace, capsys: pytest.CaptureFixture[str]
+    shape: Shape, folder: Path, namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nics = [VhostUserNic(folder / name, device=device) for name in "ab"]
-    with one_server(folder, namespace) as servers:
+    nics = [VhostUserNic(folder / name, queues=shape.pairs, device=shape.device) for name in "ab"]
+    with one_server(folder, namespace, shape.pairs, shape.workers) as servers:
         Bridge(namespace, HOST, *TAPS)
         flows = Flows(folder, namespace, HOST, ADDRESS)
-        guest = migrating_guest(folder, namespace, nics[0])
+        # Linux uses as many pairs as it has CPUs.
+        guest = migrating_guest(folder, namespace, nics[0], cpus=shape.pairs)
         moves = []
         try:
             boot(guest)
             flows.start(guest)
-            for number in range(1, rounds + 1):
+            for number in range(1, shape.rounds + 1):
                 place = folder / f"round{number}"
-                target = incoming_guest(place, namespace, nics[number % 2])
+                target = incoming_guest(place, namespace, nics[number % 2], cpus=shape.pairs)
                 try:
                     flows.hold(guest)
                     start_migration(guest, place)
@@ -111,16 +133,13 @@ def test_guest_moves_to_and_fro_under_traffic(
             flows.kill()
         with capsys.disabled():
             downtimes = sorted(move.downtime for move in moves)
-            rings = "packed" if "packed=on" in device else "split"
-            print(
-                f"\n{rounds} migrations with {rings} rings: downtime {downtimes[0]} to {downtimes[-1]} s,",
-                end=" ",
-            )
+            print(f"\n{shape.rounds} migrations, {shape}:", end=" ")
+            print(f"downtime {downtimes[0]} to {downtimes[-1]} s,", end=" ")
             print(f"marked pages seen {min(move.most_marked for move in moves)} and more;", end=" ")
             print("; ".join(map(str, tallies)))
         for tally in tallies:
             assert (tally.corrupt, tally.duplicate) == (0, 0), tally
-            assert tally.received > 100 * rounds, tally
+            assert tally.received > 100 * shape.rounds, tally
             assert tally.lost == 0 or tally.name.startswith("udp"), tally
         assert min(move.most_marked for move in moves) > 0
         assert "beyond the dirty log" not in servers[0].log

@@ -43,20 +43,21 @@ def move(guest: Guest, target: Guest, target_folder: Path) -> int:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(("device", "pairs"), [("", 1), ("packed=on", 2)], ids=["split", "packed-pairs"])
 def test_guest_moves_to_and_fro_before_its_memory(
-    folder: Path, namespace: Namespace, capsys: pytest.CaptureFixture[str]
+    device: str, pairs: int, folder: Path, namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        f"--device=name={device},socket-path={folder}/{device},port=tap:{tap}"
-        for device, tap in zip("ab", TAPS, strict=True)
+        f"--device=name={name},socket-path={folder}/{name},queues={pairs},port=tap:{tap}"
+        for name, tap in zip("ab", TAPS, strict=True)
     ]
-    nics = [VhostUserNic(folder / name) for name in "ab"]
+    nics = [VhostUserNic(folder / name, queues=pairs, device=device) for name in "ab"]
     with Server(folder, "--workers", "1", "--postcopy", *words, namespace=namespace) as server:
         for nic in nics:
             server.wait_listening(nic.path)
         Bridge(namespace, HOST, *TAPS)
         flows = Flows(folder, namespace, HOST, ADDRESS)
-        guest = migrating_guest(folder, namespace, nics[0])
+        guest = migrating_guest(folder, namespace, nics[0], cpus=pairs)
         asked, ours = list[int](), list[int]()
         try:
             guest.boot()
@@ -64,7 +65,7 @@ def test_guest_moves_to_and_fro_before_its_memory(
             flows.start(guest)
             for number in (1, 2):
                 place = folder / f"round{number}"
-                target = incoming_guest(place, namespace, nics[number % 2], "-trace", OUR_FAULT)
+                target = incoming_guest(place, namespace, nics[number % 2], "-trace", OUR_FAULT, cpus=pairs)
                 try:
                     asked.append(move(guest, target, place))
                     ours.append(target.log.count(OUR_FAULT))

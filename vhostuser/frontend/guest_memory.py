@@ -142,6 +142,11 @@ class GuestMemory:
             mapping.close()
             os.close(fd)
 
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page of its files."""
+        return self._page
+
     def fds(self) -> list[int]:
         """One fd a region, in table order; the same number twice where two regions share a file."""
         return [self._files[region.file][0] for region in self.regions]
@@ -162,6 +167,10 @@ class GuestMemory:
     def free(self, gpa: int) -> None:
         """Give back what `alloc` returned."""
         self._allocator.free(gpa)
+
+    def guest_address(self, at: int) -> int:
+        """Where a driver's address lies: with no IOMMU between them, there."""
+        return at
 
     def region_of(self, gpa: int, length: int = 1) -> Region:
         """The region that holds the whole range; IndexError when none does."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import select
 import struct
@@ -20,7 +19,6 @@ from types import TracebackType
 from vhostuser.frontend.guest_memory import GuestMemory
 from vhostuser.wire.messages import MemoryRegion
 
-PAGE = mmap.PAGESIZE
 _MESSAGE = struct.Struct("=B7xQQ8x")
 """struct uffd_msg of linux/userfaultfd.h: event, flags, address."""
 _PAGEFAULT = 0x12
@@ -38,6 +36,7 @@ class LatePages:
 
     def __init__(self, memory: GuestMemory, uffd: int, bases: Sequence[MemoryRegion]) -> None:
         self._memory = memory
+        self._page = memory.page_size
         self._uffd = uffd
         self.bases = bases
         self._taken: dict[int, bytes] = {}
@@ -74,11 +73,14 @@ class LatePages:
         os.close(self._stop_fd)
         os.close(self._uffd)
 
-    def take(self, gpa: int, length: int) -> None:
-        """The pages of this range come late, with what they hold now. Nobody here may touch them before."""
-        for page in range(gpa // PAGE * PAGE, gpa + length, PAGE):
-            self._taken[page] = self._memory.read(page, PAGE)
-            self._memory.punch(page, PAGE)
+    def take(self, at: int, length: int) -> None:
+        """The pages of this range, in a driver's addresses, come late, with what they hold now.
+
+        Nobody here may touch them before.
+        """
+        for page in range(at // self._page * self._page, at + length, self._page):
+            self._taken[self._memory.guest_address(page)] = self._memory.read(page, self._page)
+            self._memory.punch(page, self._page)
 
     def _serve(self) -> None:
         poll = select.poll()
@@ -92,7 +94,7 @@ class LatePages:
                 continue
             event, _, address = _MESSAGE.unpack(message)
             if event == _PAGEFAULT:
-                self._fill(address // PAGE * PAGE)
+                self._fill(address // self._page * self._page)
 
     def _fill(self, address: int) -> None:
         gpa = self._guest_address(address)
@@ -103,14 +105,14 @@ class LatePages:
         self.gate.wait()
         if self._stopping:
             return
-        content = ctypes.create_string_buffer(self._taken.pop(gpa, bytes(PAGE)), PAGE)
-        copy = bytearray(_COPY.pack(address, ctypes.addressof(content), PAGE, 0, 0))
+        content = ctypes.create_string_buffer(self._taken.pop(gpa, bytes(self._page)), self._page)
+        copy = bytearray(_COPY.pack(address, ctypes.addressof(content), self._page, 0, 0))
         try:
             fcntl.ioctl(self._uffd, _UFFDIO_COPY, copy)
         except OSError as error:
             if error.errno != errno.EEXIST:
                 return  # the back-end has let go of the memory
-            fcntl.ioctl(self._uffd, _UFFDIO_WAKE, bytearray(struct.pack("=QQ", address, PAGE)))
+            fcntl.ioctl(self._uffd, _UFFDIO_WAKE, bytearray(struct.pack("=QQ", address, self._page)))
 
     def _guest_address(self, address: int) -> int | None:
         for region in self.bases:

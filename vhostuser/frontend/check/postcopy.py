@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from vhostuser.frontend.check.model import Group, Severity, expect
 from vhostuser.frontend.check.peer import Peer
 from vhostuser.frontend.check.stepper import TX, Stepper
 from vhostuser.frontend.check.traffic import MARK, PROBE, SMALLEST, assert_serves, frame, pass_frames, settle
-from vhostuser.frontend.late_pages import PAGE, LatePages
+from vhostuser.frontend.late_pages import LatePages
 from vhostuser.frontend.link import DEFAULT_FEATURES
 from vhostuser.frontend.net_header import PLAIN
 from vhostuser.frontend.timeouts import Deadline
@@ -29,7 +30,8 @@ _END = 'vhost-user, "VHOST_USER_POSTCOPY_END"'
 _RULE = 'vhost-user, "VHOST_USER_POSTCOPY_LISTEN"'
 _SPLIT = V(0)
 _LARGE = 1400
-_LATE = 128 * PAGE
+_PAGE = mmap.PAGESIZE
+_LATE = 128 * _PAGE
 """From the first page on; rings and the buffers of some frames lie there."""
 
 
@@ -97,7 +99,7 @@ def _add(name: str, extra: V) -> None:
         with _arriving(peer, extra) as (driver, late):
             for _ in range(4):
                 driver.send(frame(0, _LARGE).replace(MARK, PROBE))
-            late.take(PAGE, _LATE)
+            late.take(_PAGE, _LATE)
             driver.say("enable")  # first: a ring that starts disabled may drop what waits in it
             driver.say_all("features", "memory")
             came = driver.wait_for_call([TX], Deadline(peer.patience))
@@ -139,8 +141,7 @@ for _name, _extra in (("", _SPLIT), ("-packed", V.RING_PACKED)):
 
 def _send_late(driver: Stepper, late: LatePages) -> None:
     """A frame in a page that has not come; it is not one of ours."""
-    start = driver.memory.alloc(2 * PAGE)
-    gpa = (start + PAGE - 1) // PAGE * PAGE
+    gpa = driver.memory.alloc(_PAGE, _PAGE)
     content = PLAIN.build(driver.header_size) + frame(0).replace(MARK, PROBE)
     driver.memory.write(gpa, content)
     late.take(gpa, len(content))
