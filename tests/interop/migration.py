@@ -30,20 +30,15 @@ class Migration:
     most_marked: int
 
 
-def migrating_guest(
-    folder: Path, namespace: Namespace, nic: VhostUserNic, *words: str, cpus: int = 1
-) -> Guest:
+def migrating_guest(folder: Path, namespace: Namespace, nic: VhostUserNic, *words: str) -> Guest:
     """A guest that is small enough to be moved often; `words` are further ones for the machine."""
-    return Guest(folder, [nic], namespace, machine=[*plain_machine(cpus, MEMORY_MIB), *words])
+    return Guest(folder, [nic], namespace, machine=[*plain_machine(1, MEMORY_MIB), *words])
 
 
-def incoming_guest(
-    folder: Path, namespace: Namespace, nic: VhostUserNic, *words: str, cpus: int = 1
-) -> Guest:
+def incoming_guest(folder: Path, namespace: Namespace, nic: VhostUserNic, *words: str) -> Guest:
     """A QEMU without a guest of its own, waiting for one at `incoming` in its folder, which is made."""
     folder.mkdir()
-    incoming = ("-incoming", f"unix:{folder}/incoming")
-    target = migrating_guest(folder, namespace, nic, *incoming, *words, cpus=cpus)
+    target = migrating_guest(folder, namespace, nic, "-incoming", f"unix:{folder}/incoming", *words)
     target.open_monitor()
     return target
 

@@ -6,6 +6,7 @@ read nothing while it moves: what the device writes then lies in the guest's mem
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,15 +108,19 @@ def test_guest_moves_to_and_fro_under_traffic(
     with one_server(folder, namespace, shape.pairs, shape.workers) as servers:
         Bridge(namespace, HOST, *TAPS)
         flows = Flows(folder, namespace, HOST, ADDRESS)
-        # Linux uses as many pairs as it has CPUs.
-        guest = migrating_guest(folder, namespace, nics[0], cpus=shape.pairs)
+        # Of one CPU: with two a guest of QEMU 7.2's emulation resets itself in its second move, on QEMU's own
+        # virtio-net, too (seen).
+        guest = migrating_guest(folder, namespace, nics[0])
         moves = []
         try:
             boot(guest)
+            if shape.pairs > 1:
+                # Linux uses one for each CPU unless it is told otherwise.
+                guest.sh(f"ethtool -L eth0 combined {shape.pairs}")
             flows.start(guest)
             for number in range(1, shape.rounds + 1):
                 place = folder / f"round{number}"
-                target = incoming_guest(place, namespace, nics[number % 2], cpus=shape.pairs)
+                target = incoming_guest(place, namespace, nics[number % 2])
                 try:
                     flows.hold(guest)
                     start_migration(guest, place)
@@ -142,6 +147,8 @@ def test_guest_moves_to_and_fro_under_traffic(
             assert tally.received > 100 * shape.rounds, tally
             assert tally.lost == 0 or tally.name.startswith("udp"), tally
         assert min(move.most_marked for move in moves) > 0
+        stopped = set(map(int, re.findall(r"ring (\d+) stopped at [1-9]", servers[0].log)))
+        assert stopped == set(range(2 * shape.pairs)), "rings that were not used"
         assert "beyond the dirty log" not in servers[0].log
 
 

@@ -1,4 +1,8 @@
-"""A guest that runs at its new place while its memory is still on its way, under traffic; and back."""
+"""A guest that runs at its new place while its memory is still on its way, under traffic; and back.
+
+With one queue pair: of several, QEMU (7.2 to 10) prepares each for postcopy over the one connection, sends
+one memory table for all, and waits for an answer to each.
+"""
 
 from __future__ import annotations
 
@@ -43,21 +47,21 @@ def move(guest: Guest, target: Guest, target_folder: Path) -> int:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("device", "pairs"), [("", 1), ("packed=on", 2)], ids=["split", "packed-pairs"])
+@pytest.mark.parametrize("device", ["", "packed=on"], ids=["split", "packed"])
 def test_guest_moves_to_and_fro_before_its_memory(
-    device: str, pairs: int, folder: Path, namespace: Namespace, capsys: pytest.CaptureFixture[str]
+    device: str, folder: Path, namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [
-        f"--device=name={name},socket-path={folder}/{name},queues={pairs},port=tap:{tap}"
+        f"--device=name={name},socket-path={folder}/{name},port=tap:{tap}"
         for name, tap in zip("ab", TAPS, strict=True)
     ]
-    nics = [VhostUserNic(folder / name, queues=pairs, device=device) for name in "ab"]
+    nics = [VhostUserNic(folder / name, device=device) for name in "ab"]
     with Server(folder, "--workers", "1", "--postcopy", *words, namespace=namespace) as server:
         for nic in nics:
             server.wait_listening(nic.path)
         Bridge(namespace, HOST, *TAPS)
         flows = Flows(folder, namespace, HOST, ADDRESS)
-        guest = migrating_guest(folder, namespace, nics[0], cpus=pairs)
+        guest = migrating_guest(folder, namespace, nics[0])
         asked, ours = list[int](), list[int]()
         try:
             guest.boot()
@@ -65,7 +69,7 @@ def test_guest_moves_to_and_fro_before_its_memory(
             flows.start(guest)
             for number in (1, 2):
                 place = folder / f"round{number}"
-                target = incoming_guest(place, namespace, nics[number % 2], "-trace", OUR_FAULT, cpus=pairs)
+                target = incoming_guest(place, namespace, nics[number % 2], "-trace", OUR_FAULT)
                 try:
                     asked.append(move(guest, target, place))
                     ours.append(target.log.count(OUR_FAULT))
