@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, Unpack
+from typing import Literal, TypeVar, Unpack
 
 import uvloop
 
@@ -31,6 +31,14 @@ from vhostuser.frontend.timeouts import Deadline
 from vhostuser.server.server import Server
 
 T = TypeVar("T")
+Poll = Literal["event", "adaptive", "busy"]
+RUNNERS: dict[str, tuple[int, Poll]] = {
+    "loop": (0, "event"),
+    "event": (2, "event"),
+    "adaptive": (2, "adaptive"),
+    "busy": (2, "busy"),
+}
+"""What runs the rings: worker threads, none being the event loop, and how they wait."""
 
 FRAME = b"\xff" * 6 + b"\x02\0\0\0\0\1" + b"\x88\xb5" + bytes(range(46))
 RING_SIZE = 16
@@ -196,7 +204,7 @@ class InProcessSite(Site):
 
 @contextmanager
 def serving(
-    configs: list[DeviceConfig], workers: int = 0, postcopy: bool = False
+    configs: list[DeviceConfig], workers: int = 0, poll: Poll = "event", postcopy: bool = False
 ) -> Iterator[tuple[Server, asyncio.AbstractEventLoop]]:
     """A server on a thread; when the block begins, front-ends can connect."""
     started, stop = threading.Event(), asyncio.Event()
@@ -204,7 +212,7 @@ def serving(
     errors: list[BaseException] = []
 
     async def serve() -> None:
-        async with Server(configs, workers=workers, postcopy=postcopy) as server:
+        async with Server(configs, workers=workers, poll=poll, postcopy=postcopy) as server:
             made.append((server, asyncio.get_running_loop()))
             started.set()
             await stop.wait()
@@ -235,7 +243,7 @@ def serving(
 
 @contextmanager
 def make_site(
-    port: str = "echo", workers: int = 0, postcopy: bool = False, **words: object
+    port: str = "echo", workers: int = 0, poll: Poll = "event", postcopy: bool = False, **words: object
 ) -> Iterator[InProcessSite]:
     """``words`` are further words of the first device's configuration."""
     with ExitStack() as stack:
@@ -245,7 +253,7 @@ def make_site(
             DeviceConfig(name="a", socket_path=str(first), port=port, **words),  # type: ignore[arg-type]
             DeviceConfig(name="b", socket_path=str(second), port="echo"),
         ]
-        server, loop = stack.enter_context(serving(configs, workers, postcopy))
+        server, loop = stack.enter_context(serving(configs, workers, poll, postcopy))
         neighbour = stack.enter_context(VirtioNetDriver.connect(second, queue_size=RING_SIZE))
         echo(neighbour)
         site = InProcessSite(first, neighbour, frozenset(open_fds()), server, loop)

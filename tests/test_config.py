@@ -253,11 +253,8 @@ def test_a_file_that_is_not_there() -> None:
         ({"workers": 1, "cpus": "3-2"}, "cpus=3-2: 3-2 is no range of CPUs from 0 to 1023"),
         ({"workers": 1, "cpus": "1024"}, "cpus=1024: 1024 is no range of CPUs from 0 to 1023"),
         ({"workers": 1, "cpus": "0-2,2"}, "cpus=0-2,2: a CPU is named twice"),
-        ({"poll": "adaptive"}, "poll=adaptive: this version has only poll=event, to sleep until a kick"),
-        (
-            {"workers": 1, "poll": "busy"},
-            "poll=busy: this version has only poll=event, to sleep until a kick",
-        ),
+        ({"poll": "adaptive"}, "poll=adaptive is for worker threads: give workers=N with N from 1 on, too"),
+        ({"poll": "busy"}, "poll=busy is for worker threads: give workers=N with N from 1 on, too"),
         ({"poll": "sleep"}, "poll=sleep is unknown: it may be event or adaptive or busy"),
         ({"loop": "uvlop"}, "loop=uvlop is unknown (did you mean 'uvloop'?)"),
         ({"log-level": "x"}, "log-level=x is unknown: it may be debug or info or warning or error"),

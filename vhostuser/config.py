@@ -175,7 +175,7 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
     cpus: Annotated[CpuList, Meta(description="CPUs of the worker threads, one each in turn")] | None = None
     poll: Annotated[
         Literal["event", "adaptive", "busy"],
-        Meta(description="how a worker waits: event sleeps until a kick"),
+        Meta(description="how a worker waits: asleep, looking for a while first, or looking for ever"),
     ] = "event"
     postcopy: Annotated[bool, Meta(description="offer postcopy migration, not memory slots")] = False
     loop: Annotated[Literal["uvloop", "asyncio"], Meta(description="the event loop")] = "uvloop"
@@ -193,8 +193,8 @@ class ServeConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_un
             raise UsageError("cpus= is for worker threads: give workers=N with N from 1 on, too")
         if self.postcopy and not self.workers:
             raise UsageError("postcopy=on has threads wait for memory: give workers=N with N from 1 on, too")
-        if self.poll != "event":
-            raise UsageError(f"poll={self.poll}: this version has only poll=event, to sleep until a kick")
+        if self.poll != "event" and not self.workers:
+            raise UsageError(f"poll={self.poll} is for worker threads: give workers=N with N from 1 on, too")
         if not self.device:
             raise UsageError("there is no device: give one with socket-path= (or fd=) and port=")
         for key in ("name", "socket_path", "fd"):

@@ -69,12 +69,12 @@ def test_several_devices_and_what_they_share(server: FakeServer) -> None:
     config = configured(
         server,
         "--device socket-path=/a,port=tap:a --device fd=3,port=tap:ifname=b,up=off "
-        "--workers 3 --cpus 0,2-3 --poll event --loop asyncio --log-level debug --log-format json "
+        "--workers 3 --cpus 0,2-3 --poll adaptive --loop asyncio --log-level debug --log-format json "
         "--trace /var/log/t",
     )
     assert [device.port for device in config.device] == ["tap:a", "tap:ifname=b,up=off"]
     assert (config.loop, config.log_level, config.log_format) == ("asyncio", "debug", "json")
-    assert (config.workers, config.cpus, config.poll) == (3, (0, 2, 3), "event")
+    assert (config.workers, config.cpus, config.poll) == (3, (0, 2, 3), "adaptive")
     assert config.trace == "/var/log/t"
 
 
@@ -119,7 +119,7 @@ def test_the_server_says_how_it_ended(server: FakeServer, status: int) -> None:
         ("-s /x --port echo --workers 1025", 2, "workers=1025 is out of range: it may be 0 to 1024"),
         ("-s /x --port echo --cpus 0", 2, "cpus= is for worker threads: give workers=N"),
         ("-s /x --port echo --workers 1 --cpus 1-", 2, "cpus=1-: a list of CPUs has numbers"),
-        ("-s /x --port echo --workers 1 --poll busy", 2, "poll=busy: this version has only poll=event"),
+        ("-s /x --port echo --poll busy", 2, "poll=busy is for worker threads: give workers=N"),
         ("-s /x --port echo --postcopy", 2, "postcopy=on has threads wait for memory: give workers=N"),
         ("-s /x --port echo --workers x", 2, "workers=x is not a number from 0 to 1024"),
         ("-s /x --port echo --loop trio", 2, "loop=trio is unknown"),
@@ -137,7 +137,7 @@ def test_lines_that_are_refused(server: FakeServer, line: str, status: int, sent
     assert result.output.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", ["--poll busy", "--control /x", "--cpus 1", "extra"])
+@pytest.mark.parametrize("option", ["--control /x", "extra"])
 def test_what_this_version_does_not_have(server: FakeServer, option: str) -> None:
     result = serve(f"-s /x --port echo {option}")
     assert (result.exit_code, server.ran) == (2, [])

@@ -21,7 +21,7 @@ from tests.site import wait
 from tests.threads import tasks
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.port_ops import PortKind
-from vhostuser.datapath.worker import EventKind, Worker, paused
+from vhostuser.datapath.worker import EventKind, Poll, Worker, paused
 from vhostuser.errors import EnvironmentLacksError
 from vhostuser.frontend.guest_memory import Region
 
@@ -32,11 +32,11 @@ MIB = 1 << 20
 class Threads(Bench):
     """A bench whose workers turn by themselves."""
 
-    def __init__(self) -> None:
-        super().__init__([Worker() for _ in range(WORKERS)])
+    def __init__(self, workers: int = WORKERS, poll: Poll = Poll.EVENT) -> None:
+        super().__init__([Worker() for _ in range(workers)])
         self.told = os.eventfd(0, os.EFD_NONBLOCK)
         for number, worker in enumerate(self.workers):
-            worker.start(f"test-worker-{number}", self.told)
+            worker.start(f"test-worker-{number}", self.told, poll=poll)
 
     def collect(self, kind: EventKind, count: int = 1) -> None:
         """Waits for so many reports of a kind, as the loop does."""
@@ -57,14 +57,20 @@ class Threads(Bench):
                 self.events += worker.events()
 
 
-@pytest.fixture
-def threads() -> Iterator[Threads]:
+@contextmanager
+def running(workers: int = WORKERS, poll: Poll = Poll.EVENT) -> Iterator[Threads]:
     before = live_regions()
-    with Threads() as bench:
+    with Threads(workers, poll) as bench:
         yield bench
     os.close(bench.told)
     assert live_regions() == before
     wait(lambda: tasks("test-worker") == [])
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    with running() as bench:
+        yield bench
 
 
 def status(task: Path, key: str) -> str:

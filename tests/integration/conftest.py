@@ -5,20 +5,21 @@ from collections.abc import Iterator
 import pytest
 
 from tests.plain_frontend import PlainFrontend
-from tests.site import Site, make_site
+from tests.site import RUNNERS, Site, make_site
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A module with `WORKERS` has its tests run with each of those numbers of worker threads."""
-    workers = getattr(metafunc.module, "WORKERS", ())
-    if workers and "site" in metafunc.fixturenames:
-        metafunc.parametrize("site", workers, indirect=True, ids=lambda number: f"workers={number}")
+    """A module with `RUNNERS` has its tests run with each of those that `tests.site` has."""
+    runners = getattr(metafunc.module, "RUNNERS", ())
+    if runners and "site" in metafunc.fixturenames:
+        metafunc.parametrize("site", runners, indirect=True)
 
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A device to attack beside one that goes on; afterwards nothing may be left (see `tests.site`)."""
-    with make_site(workers=getattr(request, "param", 0)) as site:
+    workers, poll = RUNNERS[getattr(request, "param", "loop")]
+    with make_site(workers=workers, poll=poll) as site:
         yield site
 
 

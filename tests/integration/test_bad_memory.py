@@ -19,7 +19,7 @@ from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.wire.constants import Request
 from vhostuser.wire.payloads import MemoryRegion, MemTable
 
-WORKERS = (0, 2)
+RUNNERS = ("loop", "event")
 
 PAGE = 4096
 END = 1 << 64

@@ -15,7 +15,7 @@ from vhostuser.errors import PeerError
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.guest_memory import GuestMemory, Region
 
-WORKERS = (0, 2)
+RUNNERS = ("loop", "event", "adaptive", "busy")
 
 PAGE = 4096
 MIB = 1 << 20

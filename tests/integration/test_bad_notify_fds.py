@@ -22,7 +22,7 @@ from tests.site import RING_SIZE, Site, Stepper, echo, frame, wait
 from vhostuser.frontend import calls
 from vhostuser.wire.messages import U64
 
-WORKERS = (0, 2)
+RUNNERS = ("loop", "event")
 
 RX, TX = 0, 1
 REQUESTS = {"SET_VRING_KICK": 12, "SET_VRING_CALL": 13, "SET_VRING_ERR": 14}

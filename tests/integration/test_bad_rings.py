@@ -17,7 +17,7 @@ from vhostuser.server import backend
 from vhostuser.wire.features import VirtioFeature
 from vhostuser.wire.messages import U64
 
-WORKERS = (0, 2)
+RUNNERS = ("loop", "event", "adaptive")
 
 SET_FEATURES, NUM, ADDR, BASE, GET_BASE, KICK, ENABLE = 2, 8, 9, 10, 11, 12, 18
 NAMES = {NUM: "SET_VRING_NUM", ADDR: "SET_VRING_ADDR", BASE: "SET_VRING_BASE", ENABLE: "SET_VRING_ENABLE"}

@@ -1,4 +1,4 @@
-"""`--workers 2`: everything that changes under traffic, with the rings on threads of their own."""
+"""Worker threads: everything that changes under traffic, with the rings on threads of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vhostuser.frontend import calls
 from vhostuser.frontend.driver import VirtioNetDriver
 
 PROGRAM = str(Path(sys.executable).with_name("vhostuser"))
-WORKERS = (2,)
+RUNNERS = ("event", "adaptive", "busy")
 
 
 def test_memory_table_is_swapped_in_traffic(site: Site) -> None:

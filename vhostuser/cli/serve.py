@@ -48,7 +48,7 @@ _SHARED = ("workers", "cpus", "poll", "postcopy", "loop", "log-level", "log-form
 @click.option("--config", metavar="FILE", help="TOML file with the same words, a [[device]] table each.")
 @click.option("--workers", metavar="N", help="Threads that run the rings; 0, the event loop.  [default: 0]")
 @click.option("--cpus", metavar="LIST", help="Their CPUs, one each in turn, such as 2,4-7.")
-@click.option("--poll", metavar="HOW", help="How they wait. This version has event: asleep until a kick.")
+@click.option("--poll", metavar="HOW", help="How they wait: event, adaptive or busy.  [default: event]")
 @click.option("--postcopy", is_flag=True, help="Offer postcopy migration, in place of memory slots.")
 @click.option("--loop", metavar="NAME", help="uvloop or asyncio.  [default: uvloop]")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.  [default: info]")

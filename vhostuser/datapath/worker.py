@@ -18,6 +18,14 @@ abi.check_built("vhostuser.datapath._datapath", lib)
 _EVENTS = 64
 
 
+class Poll(IntEnum):
+    """`enum vu_poll`: how a worker's thread waits when no pair of it has work."""
+
+    EVENT = 0
+    ADAPTIVE = 1
+    BUSY = 2
+
+
 class EventKind(IntEnum):
     """`enum vu_event_kind`; csrc/worker.h says what the values are."""
 
@@ -67,14 +75,14 @@ class Worker:
         result = lib.vu_worker_turn(self.handle, timeout_ms)
         return bool(result & lib.VU_TURN_MORE), bool(result & lib.VU_TURN_EVENTS)
 
-    def start(self, name: str, events_fd: int, cpu: int | None = None) -> None:
-        """A C thread turns it from now on and sleeps in between; it never takes the GIL.
+    def start(self, name: str, events_fd: int, cpu: int | None = None, poll: Poll = Poll.EVENT) -> None:
+        """A C thread turns it from now on and waits in between as ``poll`` says; it never takes the GIL.
 
         ``name`` (15 characters) is what `top -H` shows. ``events_fd``, an eventfd that stays the caller's, is
         written when `events` has something. ``cpu``: the only one the thread may use. Raises
         EnvironmentLacksError, and nothing runs, when the kernel has no thread or no such CPU for us.
         """
-        error = lib.vu_worker_start(self.handle, name.encode(), -1 if cpu is None else cpu, events_fd)
+        error = lib.vu_worker_start(self.handle, name.encode(), -1 if cpu is None else cpu, poll, events_fd)
         if error == -errno.EINVAL and cpu is not None:
             raise EnvironmentLacksError(
                 f"there is no CPU {cpu} for a packet worker: `taskset -p $$` shows which ones may be used"

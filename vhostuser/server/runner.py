@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from vhostuser.datapath.worker import Worker, WorkerEvent
+from vhostuser.datapath.worker import Poll, Worker, WorkerEvent
 
 
 class Runner(Protocol):
@@ -48,14 +48,18 @@ class LoopRunner:
 
 class ThreadRunner:
     """Gives each worker a thread, the first one the first of ``cpus`` and so on; without any, the kernel
-    decides. One eventfd tells the loop that some worker has something to report. Implements
-    `net.postcopy.WorkerLender`.
+    decides. They wait as ``poll`` says; those that are lent sleep. One eventfd tells the loop that some
+    worker has something to report. Implements `net.postcopy.WorkerLender`.
 
     Raises EnvironmentLacksError, and runs nothing, when a thread or a CPU cannot be had.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], on_event: Callable[[WorkerEvent], None], cpus: Sequence[int] = ()
+        self,
+        workers: Sequence[Worker],
+        on_event: Callable[[WorkerEvent], None],
+        cpus: Sequence[int] = (),
+        poll: Poll = Poll.EVENT,
     ) -> None:
         self._workers = workers
         self._lent: dict[Worker, Callable[[], None]] = {}
@@ -66,7 +70,7 @@ class ThreadRunner:
         try:
             for number, worker in enumerate(workers):
                 cpu = cpus[number % len(cpus)] if cpus else None
-                worker.start(f"vu-worker-{number}", self._events_fd, cpu)
+                worker.start(f"vu-worker-{number}", self._events_fd, cpu, poll)
         except BaseException:
             self.close()
             raise

@@ -8,12 +8,12 @@ import logging
 import resource
 import signal
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Literal, Self
 
 from vhostuser.config import DeviceConfig, ServeConfig
 from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import VringCounters
-from vhostuser.datapath.worker import EventKind, Worker, WorkerEvent
+from vhostuser.datapath.worker import EventKind, Poll, Worker, WorkerEvent
 from vhostuser.errors import PeerError
 from vhostuser.net.events import describe
 from vhostuser.server.helper import HelperThread
@@ -30,7 +30,9 @@ class Server:
     """Serves ``devices`` from `start` to `close`, on the running loop; an async context manager does both.
 
     ``workers``: threads that run the rings, each on one of ``cpus`` if there are any; 0, and the loop does.
-    ``postcopy`` offers postcopy migration in place of memory slots; ValueError without ``workers``.
+    ``poll``: how they wait: "event" asleep, "adaptive" looking at rings for some microseconds first, "busy"
+    looking for ever. ``postcopy`` offers postcopy migration in place of memory slots. ValueError for either
+    without ``workers``.
     ``trace`` is given each line of the trace of the control sockets (`stats.trace`); it must not wait.
 
     `start` raises EnvironmentLacksError, and leaves nothing behind, when a port or a socket cannot be had.
@@ -42,14 +44,18 @@ class Server:
         *,
         workers: int = 0,
         cpus: Sequence[int] = (),
+        poll: Literal["event", "adaptive", "busy"] = "event",
         postcopy: bool = False,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         if postcopy and not workers:
             raise ValueError("postcopy needs worker threads")
+        if poll != "event" and not workers:
+            raise ValueError("the event loop sleeps: another way to poll needs worker threads")
         self._configs = list(devices)
         self._worker_threads = workers
         self._cpus = tuple(cpus)
+        self._poll = Poll[poll.upper()]
         self._postcopy = postcopy
         self._trace = trace
         self._served: list[ServedDevice] = []
@@ -75,7 +81,7 @@ class Server:
         try:
             self._workers.extend(Worker() for _ in range(max(self._worker_threads, 1)))
             if self._worker_threads:
-                threads = self._runner = ThreadRunner(self._workers, self._on_event, self._cpus)
+                threads = self._runner = ThreadRunner(self._workers, self._on_event, self._cpus, self._poll)
                 lender = threads if self._postcopy else None
             else:
                 self._runner = LoopRunner(self._workers[0], self._on_event)
@@ -158,6 +164,7 @@ async def _serve(config: ServeConfig, trace: Callable[[str], None] | None) -> No
         config.device,
         workers=config.workers,
         cpus=config.cpus or (),
+        poll=config.poll,
         postcopy=config.postcopy,
         trace=trace,
     ) as server:

@@ -111,7 +111,7 @@ int main(int argc, char **argv)
     }
     arena_start(&arena, VU_RX);
     arena_start(&arena, VU_TX);
-    arena_require(vu_worker_start(arena.worker, "worker", -1, told) == 0);
+    arena_require(vu_worker_start(arena.worker, "worker", -1, VU_POLL_EVENT, told) == 0);
     for (int round = 0; round < rounds; round++) {
         uint16_t before[2], end = (uint16_t)(FRAMES * (round + 1));
         struct vu_counters counters, later;

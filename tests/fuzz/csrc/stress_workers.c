@@ -242,8 +242,8 @@ int main(int argc, char **argv)
     told = eventfd(0, EFD_NONBLOCK);
     for (int i = 0; i < WORKERS; i++)
         arena_require((workers[i] = vu_worker_new()));
-    for (int i = 0; i < WORKERS; i++)
-        arena_require(vu_worker_start(workers[i], "worker", -1, told) == 0);
+    for (int i = 0; i < WORKERS; i++) /* each waits in another way */
+        arena_require(vu_worker_start(workers[i], "worker", -1, i % (VU_POLL_BUSY + 1), told) == 0);
     pause_all();
     for (uint32_t i = 0; i < DEVICES; i++)
         open_guest(&guests[i], i);

@@ -287,6 +287,12 @@ static vu_always_inline void vu_enqueue_end(const struct vu_ring_ops *ops, struc
     vu_ring_finish(ops, rx->vring, rx->scratch->rx, rx->used, rx->error);
 }
 
+/* What is served here is looked at afterwards (spin.h): no kick has to be asked for. */
+static vu_always_inline bool vu_pair_spins(const struct vu_pair *pair)
+{
+    return pair->worker->poll != VU_POLL_EVENT;
+}
+
 static vu_always_inline bool vu_ring_runs(struct vu_vring *vring)
 {
     return vu_vring_is_ready(vring) && vring->enabled == VU_RING_ENABLED;

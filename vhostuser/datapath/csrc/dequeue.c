@@ -211,6 +211,7 @@ static vu_always_inline bool tx_waits(const struct vu_ring_ops *ops, const struc
 static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct vu_pair *pair)
 {
     struct vu_vring *vring = &pair->vring[VU_TX];
+    const bool spins = vu_pair_spins(pair);
     struct vu_burst burst = {0};
 
     vu_ring_disarm(ops, vring);
@@ -224,8 +225,9 @@ static vu_always_inline uint32_t serve_tx(const struct vu_ring_ops *ops, struct 
         }
         if (done)
             continue;
-        vu_ring_arm(ops, vring);
-        if (!ops->grown(vring)) {
+        if (!spins)
+            vu_ring_arm(ops, vring);
+        if (spins || !ops->grown(vring)) {
             pair->ready &= ~(uint32_t)VU_READY_TX;
             break;
         }

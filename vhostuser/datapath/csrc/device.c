@@ -2,7 +2,9 @@
 /* Devices: features, memory, faults. */
 #include <stdlib.h>
 
+#include "marking.h"
 #include "state.h"
+#include "tracking.h"
 
 struct vu_device *vu_device_new(uint32_t id)
 {
@@ -104,6 +106,14 @@ void vu_device_clear_fault(struct vu_device *device)
     __atomic_store_n(&device->faulted, false, __ATOMIC_RELAXED);
 }
 
+/* Whose pages have gone. */
+static int fault_at(const struct vu_device *device, const void *host)
+{
+    if (vu_log_owns(device->log, host))
+        return VU_ERR_LOG_FAULT;
+    return vu_inflight_owns(device->inflight, host) ? VU_ERR_INFLIGHT_FAULT : VU_ERR_MEMORY_FAULT;
+}
+
 void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where)
 {
     struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = error};
@@ -121,4 +131,9 @@ void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int err
         event.value[2] = region->size;
     }
     vu_event_put(worker, &event);
+}
+
+void vu_device_faulted_at(struct vu_device *device, struct vu_worker *worker, uintptr_t address)
+{
+    vu_device_fault(device, worker, fault_at(device, (const void *)address), address);
 }

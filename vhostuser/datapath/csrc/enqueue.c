@@ -206,6 +206,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
 static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct vu_pair *pair)
 {
     struct vu_vring *vring = &pair->vring[VU_RX];
+    const bool spins = vu_pair_spins(pair);
     struct vu_burst burst = {0};
 
     vu_ring_disarm(ops, vring);
@@ -222,10 +223,11 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
             break;
         }
         if (state == PORT_STARVED || state == PORT_STUCK) {
-            vu_ring_arm(ops, vring);
+            if (!spins)
+                vu_ring_arm(ops, vring);
             /* Buffers that came since we found none: the driver showed them before it could see that we
                want a kick. */
-            if (state == PORT_STARVED && ops->grown(vring)) {
+            if (!spins && state == PORT_STARVED && ops->grown(vring)) {
                 vu_ring_disarm(ops, vring);
                 continue;
             }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 
+#include "spin.h"
 #include "state.h"
 
 #define EXPECTED_AT_FIRST VU_FRAME_PLAIN
@@ -37,6 +38,7 @@ static void leave_worker(struct vu_pair *pair)
 
     unwatch_port(pair);
     unqueue(pair);
+    vu_spin_leave(pair);
     for (link = &pair->worker->pairs; *link != pair; link = &(*link)->next_served)
         ;
     *link = pair->next_served;
@@ -60,6 +62,7 @@ struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, 
     pair->n = n;
     pair->port_fd = -1;
     pair->expected = EXPECTED_AT_FIRST;
+    pair->spin_window = VU_SPIN_WINDOW_MIN;
     for (uint32_t ring = 0; ring < 2; ring++) {
         struct vu_vring *vring = &pair->vring[ring];
 

@@ -88,6 +88,10 @@ struct vu_pair {
     uint32_t expected;     /* running estimate of the next frame's length, for the chains a read is given */
     uint64_t sequence;     /* of VU_PORT_SOURCE */
     uint32_t n;
+    bool spins;                    /* on the worker's list of those that are looked at (spin.h) */
+    struct vu_pair *next_spinning; /* there */
+    uint64_t spin_window;          /* ns without work after which it is looked at no longer */
+    uint64_t spin_end;             /* when that is, or was */
     struct vu_source sources[3];
     struct vu_control *control; /* of a pair that has ever been VU_PORT_CONTROL */
 };
@@ -128,6 +132,9 @@ struct vu_worker {
     struct vu_pair *pairs;
     struct vu_pair *queue_head;
     struct vu_pair *queue_tail;
+    struct vu_pair *spinning; /* looked at without being kicked; spin.h */
+    enum vu_poll poll;
+    uint64_t now; /* ns, at the last look on the clock; only of a worker that spins */
     struct vu_scratch *scratch;
     struct vu_guard guard;
     struct vu_source timer_source;
@@ -162,6 +169,8 @@ bool vu_events_pending(const struct vu_worker *worker);
 /* device.c: the front-end did what none may.  VU_ERR_MEMORY_FAULT: memory went away, at host address `where`
    (0 when a system call said so).  VU_ERR_NOTIFY: an fd of ring `where` blocks. */
 void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where);
+/* device.c: the same for a guard that was unwound to, by the address that went away. */
+void vu_device_faulted_at(struct vu_device *device, struct vu_worker *worker, uintptr_t address);
 
 /* pair.c: puts the pair on its worker's run queue; asks epoll for what the pair can use of its port now. */
 void vu_pair_wake(struct vu_pair *pair, uint32_t ready);

@@ -60,11 +60,12 @@ static int create(struct vu_worker *worker)
     return error;
 }
 
-int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int events_fd)
+int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int poll, int events_fd)
 {
     int error;
 
     worker->events_fd = events_fd;
+    worker->poll = (enum vu_poll)poll;
     error = create(worker);
     if (error)
         return -error;
@@ -90,5 +91,6 @@ void vu_worker_stop(struct vu_worker *worker)
     vu_worker_wake(worker);
     pthread_join(worker->thread, NULL);
     worker->has_thread = false;
+    worker->poll = VU_POLL_EVENT;
     vu_gate_end(&worker->gate, false);
 }

@@ -9,9 +9,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "marking.h"
+#include "spin.h"
 #include "state.h"
-#include "tracking.h"
 #include "watchdog.h"
 
 #define EVENTS_A_TURN 64
@@ -178,14 +177,6 @@ static void on_event(struct vu_worker *worker, const struct epoll_event *event)
     }
 }
 
-/* Whose pages have gone. */
-static int fault_at(const struct vu_device *device, const void *host)
-{
-    if (vu_log_owns(device->log, host))
-        return VU_ERR_LOG_FAULT;
-    return vu_inflight_owns(device->inflight, host) ? VU_ERR_INFLIGHT_FAULT : VU_ERR_MEMORY_FAULT;
-}
-
 /* Both directions of one pair, under the guard.  A frame of its own: it is what a fault unwinds to. */
 static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair)
 {
@@ -196,8 +187,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         return 0;
     }
     if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair))) {
-        vu_device_fault(pair->device, worker, fault_at(pair->device, (const void *)worker->guard.address),
-                        worker->guard.address);
+        vu_device_faulted_at(pair->device, worker, worker->guard.address);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */
     }
@@ -213,7 +203,7 @@ static void serve_queue(struct vu_worker *worker)
 {
     /* The tail of now is the end of this turn: who is still busy then queues behind the others. */
     const struct vu_pair *last = worker->queue_tail;
-    uint32_t cost = 0;
+    uint32_t cost = 0, spent;
     bool more = worker->queue_head;
 
     while (more && cost < TURN_COST) {
@@ -224,9 +214,12 @@ static void serve_queue(struct vu_worker *worker)
         if (!worker->queue_head)
             worker->queue_tail = NULL;
         pair->queued = false;
-        cost += serve(worker, pair);
+        spent = serve(worker, pair);
+        cost += spent;
         if (pair->ready)
             vu_pair_wake(pair, 0);
+        if (worker->poll != VU_POLL_EVENT)
+            vu_spin_join(pair, spent);
     }
 }
 
@@ -249,8 +242,14 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
         for (int i = 0; i < count; i++)
             on_event(worker, &events[i]);
     }
+    if (worker->poll != VU_POLL_EVENT)
+        worker->now = vu_spin_clock();
     serve_queue(worker);
-    worker->unfinished = worker->queue_head;
+    if (worker->spinning && !worker->queue_head) {
+        vu_spin_look(worker);
+        vu_spin_retire(worker);
+    }
+    worker->unfinished = worker->queue_head || worker->spinning;
     if (worker->unfinished)
         result |= VU_TURN_MORE;
     if (vu_events_pending(worker))

@@ -30,6 +30,13 @@ enum vu_event_kind {
     VU_EVENT_IOTLB_MISS = 7      /* vu_iotlb_take_misses has something for this device */
 };
 
+/* How a worker's thread waits when no pair of it has work. */
+enum vu_poll {
+    VU_POLL_EVENT = 0,    /* asleep until a kick or a frame */
+    VU_POLL_ADAPTIVE = 1, /* looks at rings that had work for a while, then sleeps */
+    VU_POLL_BUSY = 2      /* never sleeps */
+};
+
 struct vu_event {
     uint32_t kind;
     uint32_t device; /* id given to vu_device_new */
@@ -48,9 +55,10 @@ int vu_worker_epoll_fd(const struct vu_worker *worker);
    pairs until all had one budget or about 500 us are spent.  Returns VU_TURN_* bits. */
 uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms);
 /* A thread of its own, called `name` (15 characters), turns the worker from now on and sleeps in the turn.
-   cpu: the only one that it may use, -1 for any.  events_fd: an eventfd, stays the caller's, written after a
-   turn that left VU_TURN_EVENTS or VU_TURN_HELD.  Returns -errno: EINVAL when there is no such CPU for us. */
-int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int events_fd);
+   cpu: the only one that it may use, -1 for any.  poll: enum vu_poll.  events_fd: an eventfd, stays the
+   caller's, written after a turn that left VU_TURN_EVENTS or VU_TURN_HELD.  Returns -errno: EINVAL when there
+   is no such CPU for us. */
+int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int poll, int events_fd);
 /* Ends the thread, if there is one, after the turn that it is in. */
 void vu_worker_stop(struct vu_worker *worker);
 /* The one primitive of quiescing.  When pause returns, the worker holds nothing of any device and will not
