@@ -1,10 +1,10 @@
 """The embedded C driver in front of sink, echo and tap, beside DPDK's net_vhost doing the same work.
 
-    .venv/bin/python -m tests.bench.bench_driver [--runs 5] [--seconds 1] [--json FILE]
+    .venv/bin/python -m tests.bench.bench_driver [--runs 5] [--seconds 1] [--runner busy] [--work sink]
 
 One core each: the back-end on core 0, the driver on core 1. Ours and the peer's take turns (A B A B), in one
 run. Frames are counted by the driver (returned by the ring, or received back), on a tap by the kernel.
-Needs root and dpdk-testpmd; our rings are turned by the event loop (`--workers 0`), DPDK's poll.
+Needs root and dpdk-testpmd. What turns our rings is the `--runner` (`runners.py`); DPDK polls.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.report import Figure, Report
+from tests.bench.runners import RUNNERS, WORKS, add_options, title
 from tests.interop.netns import Namespace
 from tests.interop.server_process import Server
 from tests.interop.testpmd import BACK_CORE, FRONT_CORE, Testpmd, net_tap, net_vhost
@@ -38,9 +39,9 @@ FEATURES = (
 
 
 @contextmanager
-def ours(folder: Path, port: str, namespace: Namespace) -> Iterator[Path]:
+def ours(folder: Path, port: str, namespace: Namespace, runner: str) -> Iterator[Path]:
     path = folder / "ours.sock"
-    words = ("--socket-path", str(path), "--port", port, "--log-level", "warning")
+    words = ("--socket-path", str(path), "--port", port, "--log-level", "warning", *RUNNERS[runner])
     server = Server(folder, *words, namespace=namespace, core=BACK_CORE)
     server.wait_listening(path)
     if port.startswith("tap"):
@@ -50,7 +51,7 @@ def ours(folder: Path, port: str, namespace: Namespace) -> Iterator[Path]:
 
 
 @contextmanager
-def peer(folder: Path, port: str, namespace: Namespace) -> Iterator[Path]:
+def peer(folder: Path, port: str, namespace: Namespace, runner: str) -> Iterator[Path]:
     path = folder / "peer.sock"
     vdevs = [net_vhost(path)] + ([net_tap("tap0")] if port.startswith("tap") else [])
     with Testpmd(folder, *vdevs, prefix=namespace.enter(), main_core=FRONT_CORE) as testpmd:
@@ -77,27 +78,26 @@ def rate(path: Path, port: str, size: int, seconds: float, namespace: Namespace)
         return frames / report.seconds / 1e6
 
 
-def compare(port: str, size: int, runs: int, seconds: float, folder: Path) -> Figure:
+def compare(work: str, size: int, folder: Path, arguments: argparse.Namespace) -> Figure:
+    port = "tap:tap0" if work == "tap" else work
     samples: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(runs):
+    for _ in range(arguments.runs):
         for name, start in (("ours", ours), ("peer", peer)):
-            with Namespace(folder) as namespace, start(folder, port, namespace) as path:
-                samples[name].append(rate(path, port, size, seconds, namespace))
-    return Figure(f"{port.split(':')[0]}, {size} B", "Mpps", samples["ours"], samples["peer"], PEER)
+            with Namespace(folder) as namespace, start(folder, port, namespace, arguments.runner) as path:
+                samples[name].append(rate(path, port, size, arguments.seconds, namespace))
+    return Figure(f"{work}, {size} B", "Mpps", samples["ours"], samples["peer"], PEER)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--json", metavar="FILE")
+    add_options(parser)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {FRONT_CORE})
-    report = Report("Embedded C driver, one core each, ring of 1024, event loop against polling")
+    report = Report(title("Embedded C driver", arguments.runner))
     with tempfile.TemporaryDirectory(prefix="vhostuser-") as name:
-        for port in ("sink", "echo", "tap:tap0"):
+        for work in arguments.work or WORKS:
             for size in SIZES:
-                figure = compare(port, size, arguments.runs, arguments.seconds, Path(name))
+                figure = compare(work, size, Path(name), arguments)
                 report.figures.append(figure)
                 print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
     report.finish(arguments.json)

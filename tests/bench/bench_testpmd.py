@@ -1,10 +1,10 @@
 """DPDK's virtio-user in front of sink, echo and tap, beside DPDK's net_vhost doing the same work.
 
-    .venv/bin/python -m tests.bench.bench_testpmd [--runs 5] [--seconds 1] [--json FILE]
+    .venv/bin/python -m tests.bench.bench_testpmd [--runs 5] [--seconds 1] [--runner busy] [--work sink]
 
 One core each: the back-end on core 0, the front-end on core 1, both with hugepages. Ours and the peer's take
 turns (A B A B), in one run. Frames are counted by the front-end's testpmd, on a tap by the kernel.
-Needs root and dpdk-testpmd; our rings are turned by the event loop (`--workers 0`), DPDK's poll.
+Needs root and dpdk-testpmd. What turns our rings is the `--runner` (`runners.py`); DPDK polls.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.bench.report import Figure, Report
+from tests.bench.runners import RUNNERS, WORKS, add_options, title
 from tests.interop.netns import Namespace
 from tests.interop.server_process import Server
 from tests.interop.testpmd import BACK_CORE, FRONT_CORE, Testpmd, hugepages, net_tap, net_vhost, virtio_user
@@ -27,14 +28,14 @@ BURSTS_UNDER_WAY = 16
 TAP = "tap0"
 PEER = "DPDK net_vhost"
 
-Start = Callable[[Path, str, Namespace], AbstractContextManager[Path]]
+Start = Callable[[Path, str, Namespace, str], AbstractContextManager[Path]]
 
 
 @contextmanager
-def ours(folder: Path, work: str, namespace: Namespace) -> Iterator[Path]:
+def ours(folder: Path, work: str, namespace: Namespace, runner: str) -> Iterator[Path]:
     path = folder / "ours.sock"
     port = f"tap:{TAP}" if work == "tap" else work
-    words = ("--socket-path", str(path), "--port", port, "--log-level", "warning")
+    words = ("--socket-path", str(path), "--port", port, "--log-level", "warning", *RUNNERS[runner])
     with Server(folder, *words, namespace=namespace, core=BACK_CORE) as server:
         server.wait_listening(path)
         yield path
@@ -42,7 +43,7 @@ def ours(folder: Path, work: str, namespace: Namespace) -> Iterator[Path]:
 
 
 @contextmanager
-def peer(folder: Path, work: str, namespace: Namespace) -> Iterator[Path]:
+def peer(folder: Path, work: str, namespace: Namespace, runner: str) -> Iterator[Path]:
     path = folder / "peer.sock"
     vdevs = [net_vhost(path)] + ([net_tap(TAP)] if work == "tap" else [])
     # Its prompt is on the front-end's core, where it sleeps; it polls on core 0.
@@ -75,27 +76,25 @@ def rate(folder: Path, path: Path, work: str, size: int, seconds: float, namespa
         return (rates.received if work == "echo" else rates.sent) / 1e6
 
 
-def compare(work: str, size: int, runs: int, seconds: float, folder: Path) -> Figure:
+def compare(work: str, size: int, folder: Path, arguments: argparse.Namespace) -> Figure:
     starts: dict[str, Start] = {"ours": ours, "peer": peer}
     samples: dict[str, list[float]] = {name: [] for name in starts}
-    for _ in range(runs):
+    for _ in range(arguments.runs):
         for name, start in starts.items():
-            with Namespace(folder) as namespace, start(folder, work, namespace) as path:
-                samples[name].append(rate(folder, path, work, size, seconds, namespace))
+            with Namespace(folder) as namespace, start(folder, work, namespace, arguments.runner) as path:
+                samples[name].append(rate(folder, path, work, size, arguments.seconds, namespace))
     return Figure(f"{work}, {size} B", "Mpps", samples["ours"], samples["peer"], PEER)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--json", metavar="FILE")
+    add_options(parser)
     arguments = parser.parse_args()
-    report = Report(f"DPDK virtio-user, one core each, ring of {RING}, event loop against polling")
+    report = Report(title("DPDK virtio-user", arguments.runner))
     with tempfile.TemporaryDirectory(prefix="vhostuser-") as name, hugepages(2):
-        for work in ("sink", "echo", "tap"):
+        for work in arguments.work or WORKS:
             for size in SIZES:
-                figure = compare(work, size, arguments.runs, arguments.seconds, Path(name))
+                figure = compare(work, size, Path(name), arguments)
                 report.figures.append(figure)
                 print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
     report.finish(arguments.json)
