@@ -31,7 +31,7 @@ if [ "$quick" = yes ]; then
     build_venv dev
     # The checks of `vhostuser check` are tested against a server in a process of its own, fault by fault.
     exec .venv/bin/python -m pytest --ignore=tests/conformance --ignore=tests/integration --ignore=tests/interop \
-        --ignore=tests/fuzz --ignore=tests/frontend/check "$@"
+        --ignore=tests/fuzz --ignore=tests/cost --ignore=tests/frontend/check "$@"
 fi
 
 install_packages $(missing_packages $(package_list tests/packages.txt tests/interop/packages.txt))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Indirect tables (virtio 1.2, 2.7.5.3): off the direct path, one level, any place in guest memory. */
+/* Chains of several descriptors, and indirect tables (virtio 1.2, 2.7.5.3): one level, any place in guest
+   memory. */
 #include <string.h>
 
 #include "chain.h"
@@ -98,4 +99,55 @@ int vu_chain_walk_indirect_turned(bool general, struct vu_vring *vring, const st
                                   struct vu_pieces *pieces, struct vu_chain *chain)
 {
     return walk(general, vring, memory, direction, link, writable_seen, pieces, chain, true);
+}
+
+int vu_chain_refuse(struct vu_vring *vring, uint32_t start, int result, struct vu_pieces *pieces,
+                    const struct vu_chain *chain)
+{
+    pieces->used = start;
+    if (result == VU_FETCH_FULL && start == 0)
+        return vu_trouble(vring, VU_ERR_PIECES, chain->head, VU_PIECES, 0, 0);
+    return result;
+}
+
+static vu_always_inline int walk_on(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                                    int direction, struct vu_desc_copy desc, struct vu_pieces *pieces,
+                                    struct vu_chain *chain, bool turned)
+{
+    uint32_t start = pieces->used, left = vring->size, index = chain->head;
+    bool writable_seen = false;
+    int result;
+
+    chain->first = start;
+    chain->length = 0;
+    chain->written = 0;
+    for (;;) {
+        if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
+            result = walk(general, vring, memory, direction, &desc, &writable_seen, pieces, chain, turned);
+            break;
+        }
+        result = vu_chain_add(general, vring, memory, direction, &desc, &writable_seen, pieces, chain);
+        if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
+            break;
+        index = desc.next;
+        if (vu_unlikely(index >= vring->size)) {
+            result = vu_trouble(vring, VU_ERR_NEXT, chain->head, index, desc.length, desc.flags);
+            break;
+        }
+        if (vu_unlikely(--left == 0)) {
+            result = vu_trouble(vring, VU_ERR_CHAIN_LENGTH, chain->head, vring->size, 0, desc.flags);
+            break;
+        }
+        desc = vu_desc_read(&vring->desc[index], turned);
+    }
+    chain->count = pieces->used - start;
+    return vu_unlikely(result) ? vu_chain_refuse(vring, start, result, pieces, chain) : VU_OK;
+}
+
+int vu_chain_walk_on(bool general, struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                     struct vu_desc_copy desc, struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
+{
+    if (turned)
+        return walk_on(true, vring, memory, direction, desc, pieces, chain, true);
+    return walk_on(general, vring, memory, direction, desc, pieces, chain, false);
 }

@@ -52,6 +52,10 @@ static vu_always_inline int vu_chain_add(bool general, struct vu_vring *vring, c
     return result;
 }
 
+/* Gives the pieces of a chain back that is not taken; the result for the caller. */
+int vu_chain_refuse(struct vu_vring *vring, uint32_t start, int result, struct vu_pieces *pieces,
+                    const struct vu_chain *chain);
+
 int vu_chain_walk_indirect(bool general, struct vu_vring *vring, const struct vu_memory *memory,
                            int direction, const struct vu_desc_copy *link, bool *writable_seen,
                            struct vu_pieces *pieces, struct vu_chain *chain);
@@ -60,48 +64,47 @@ int vu_chain_walk_indirect_turned(bool general, struct vu_vring *vring, const st
                                   int direction, const struct vu_desc_copy *link, bool *writable_seen,
                                   struct vu_pieces *pieces, struct vu_chain *chain);
 
-/* Walks the chain that starts at chain->head, which is already known to be below size. */
-static vu_always_inline int vu_chain_walk(bool general, struct vu_vring *vring,
-                                          const struct vu_memory *memory, int direction,
-                                          struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
+/* Whether a chain is one descriptor of the right direction and no more, as nearly all are that modern drivers
+   make for packets. */
+static vu_always_inline bool vu_chain_is_single(uint16_t flags, int direction)
 {
-    uint32_t start = pieces->used, left = vring->size, index = chain->head;
+    return (flags & (VU_DESC_NEXT | VU_DESC_WRITE | VU_DESC_INDIRECT)) ==
+               (direction == VU_RX ? VU_DESC_WRITE : 0) &&
+           (direction == VU_RX || direction == VU_TX);
+}
+
+/* Takes such a chain, whose head is set already. */
+static vu_always_inline int vu_chain_take_single(bool general, struct vu_vring *vring,
+                                                 const struct vu_memory *memory, int direction,
+                                                 const struct vu_desc_copy *desc, struct vu_pieces *pieces,
+                                                 struct vu_chain *chain)
+{
+    uint32_t start = pieces->used;
     bool writable_seen = false;
     int result;
 
     chain->first = start;
     chain->length = 0;
     chain->written = 0;
-    for (;;) {
-        struct vu_desc_copy desc = vu_desc_read(&vring->desc[index], turned);
-
-        if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
-            result = turned ? vu_chain_walk_indirect_turned(general, vring, memory, direction, &desc,
-                                                            &writable_seen, pieces, chain)
-                            : vu_chain_walk_indirect(general, vring, memory, direction, &desc, &writable_seen,
-                                                     pieces, chain);
-            break;
-        }
-        result = vu_chain_add(general, vring, memory, direction, &desc, &writable_seen, pieces, chain);
-        if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
-            break;
-        index = desc.next;
-        if (vu_unlikely(index >= vring->size)) {
-            result = vu_trouble(vring, VU_ERR_NEXT, chain->head, index, desc.length, desc.flags);
-            break;
-        }
-        if (vu_unlikely(--left == 0)) {
-            result = vu_trouble(vring, VU_ERR_CHAIN_LENGTH, chain->head, vring->size, 0, desc.flags);
-            break;
-        }
-    }
+    result = vu_chain_add(general, vring, memory, direction, desc, &writable_seen, pieces, chain);
     chain->count = pieces->used - start;
-    if (vu_unlikely(result)) {
-        pieces->used = start;
-        if (result == VU_FETCH_FULL && start == 0)
-            result = vu_trouble(vring, VU_ERR_PIECES, chain->head, VU_PIECES, 0, 0);
-    }
-    return result;
+    return vu_unlikely(result) ? vu_chain_refuse(vring, start, result, pieces, chain) : VU_OK;
+}
+
+/* Walks the chain at chain->head, which is below size and whose first descriptor was read. */
+int vu_chain_walk_on(bool general, struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                     struct vu_desc_copy desc, struct vu_pieces *pieces, struct vu_chain *chain, bool turned);
+
+/* Walks the chain that starts at chain->head, which is already known to be below size. */
+static vu_always_inline int vu_chain_walk(bool general, struct vu_vring *vring,
+                                          const struct vu_memory *memory, int direction,
+                                          struct vu_pieces *pieces, struct vu_chain *chain, bool turned)
+{
+    struct vu_desc_copy desc = vu_desc_read(&vring->desc[chain->head], turned);
+
+    if (vu_likely(vu_chain_is_single(desc.flags, direction)))
+        return vu_chain_take_single(general, vring, memory, direction, &desc, pieces, chain);
+    return vu_chain_walk_on(general, vring, memory, direction, desc, pieces, chain, turned);
 }
 
 #endif

@@ -10,6 +10,8 @@
 #ifndef vu_always_inline /* under a sanitizer, a loop for each format and port takes minutes to compile */
 #define vu_always_inline inline __attribute__((always_inline))
 #endif
+/* From here on the object is what it is: no later use of it is a second look at where it was copied from. */
+#define vu_settle(object) __asm__ volatile("" : "+m"(object))
 #define vu_noinline __attribute__((noinline))
 #define vu_cache_aligned __attribute__((aligned(VU_CACHE_LINE)))
 #define VU_ARRAY_SIZE(array) (sizeof(array) / sizeof((array)[0]))

@@ -4,7 +4,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "burst.h"
+#include "fill.h"
 #include "packed.h"
 #include "split.h"
 
@@ -18,6 +18,7 @@ struct tx {
     struct vu_scratch *scratch;
     uint32_t fetched;
     uint32_t done;
+    struct vu_tally tally;
 };
 
 static vu_always_inline struct vu_cursor frame_at(const struct tx *tx, const struct vu_chain *chain)
@@ -94,7 +95,7 @@ static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct t
                 if (drop < 0)
                     return;
             } else {
-                vu_count_frame(&tx->vring->counters, &header, length);
+                vu_tally_frame(&tx->tally, &header, length);
             }
         }
         burst->bytes += length;
@@ -119,7 +120,10 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
     /* Both rings may start in this turn, and this one is served first: what waits in it is not lost. */
     open = vu_ring_runs(&tx->pair->vring[VU_RX]);
     vu_enqueue_begin(&rx, tx->pair);
-    while (tx->done < tx->fetched && vu_enqueue_room(&rx) && !echo_waits(ops, tx->pair)) {
+    if (!ops->general && open)
+        vu_enqueue_ahead(ops, &rx, tx->fetched);
+    /* The first has its chance whatever was fetched for it: else nobody would come further. */
+    while (tx->done < tx->fetched && (tx->done == 0 || vu_enqueue_room(&rx)) && !echo_waits(ops, tx->pair)) {
         struct vu_chain *chain = &tx->scratch->tx[tx->done];
         struct vu_net_hdr header;
         uint32_t length;
@@ -134,7 +138,7 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
                     open ? vu_enqueue_copy(ops, &rx, &copy, frame_at(tx, chain), length) : VU_DROP_NO_BUFFERS;
             if (vu_unlikely(echo_waits(ops, tx->pair)))
                 break;
-            vu_count_frame(&tx->vring->counters, &header, length);
+            vu_tally_frame(&tx->tally, &header, length);
             /* Taken from the sender, not delivered: the receiver's loss. */
             if (vu_unlikely(drop >= 0)) {
                 vu_count(&rx.vring->counters.drops[drop], 1);
@@ -161,7 +165,7 @@ static vu_always_inline void burst_to_nowhere(const struct vu_ring_ops *ops, str
         if (drop < 0) {
             drop = reason;
             if (reason < 0)
-                vu_count_frame(&tx->vring->counters, &header, length);
+                vu_tally_frame(&tx->tally, &header, length);
         }
         burst->bytes += length;
         tx_complete(tx, drop);
@@ -194,6 +198,7 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
             burst_to_nowhere(ops, &tx, burst, VU_DROP_PORT_DOWN);
         }
     }
+    vu_count_tally(&tx.vring->counters, &tx.tally);
     burst->packets += tx.done;
     burst->cost += tx.done * VU_COST_FRAME + tx.scratch->tx_pieces.walked * VU_COST_PIECE;
     /* A port that would block, or a fault, leaves chains behind: they are met again, and so is the error. */

@@ -5,7 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "burst.h"
+#include "fill.h"
 #include "packed.h"
 #include "split.h"
 

@@ -51,7 +51,7 @@ static int check_gso(struct vu_net_hdr *header, uint32_t frame_length, uint64_t 
     return -1;
 }
 
-int vu_net_hdr_check(struct vu_net_hdr *header, uint32_t frame_length, uint64_t features)
+int vu_net_hdr_check_offloads(struct vu_net_hdr *header, uint32_t frame_length, uint64_t features)
 {
     if (frame_length < VU_ETH_HEADER)
         return VU_DROP_RUNT;
@@ -77,7 +77,7 @@ int vu_net_hdr_check(struct vu_net_hdr *header, uint32_t frame_length, uint64_t 
     return -1;
 }
 
-int vu_net_hdr_deliver(struct vu_net_hdr *header, uint64_t features)
+int vu_net_hdr_deliver_offloads(struct vu_net_hdr *header, uint64_t features)
 {
     if (!(features & VU_F_GUEST_CSUM)) {
         if (header->flags & VU_HDR_F_NEEDS_CSUM)

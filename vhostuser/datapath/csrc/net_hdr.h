@@ -68,10 +68,28 @@ struct vu_net_hdr {
 /* What a guest's frame of frame_length bytes says of itself, held against what that guest acknowledged.
    Cleans the copy (unknown flags, DATA_VALID, num_buffers, fields without meaning, hdr_len in range).
    Returns -1 when it may go on, else the enum vu_drop. */
-int vu_net_hdr_check(struct vu_net_hdr *header, uint32_t frame_length, uint64_t features);
+int vu_net_hdr_check_offloads(struct vu_net_hdr *header, uint32_t frame_length, uint64_t features);
+
+/* The same, for what most headers say: nothing. */
+static vu_always_inline int vu_net_hdr_check(struct vu_net_hdr *header, uint32_t frame_length,
+                                             uint64_t features)
+{
+    if (vu_unlikely(header->flags & VU_HDR_F_NEEDS_CSUM || header->gso_type != VU_GSO_NONE ||
+                    frame_length > VU_FRAME_MAX))
+        return vu_net_hdr_check_offloads(header, frame_length, features);
+    *header = (struct vu_net_hdr){0};
+    return vu_unlikely(frame_length < VU_ETH_HEADER) ? VU_DROP_RUNT : -1;
+}
 /* Whether a guest that acknowledged `features` may be given this header: -1, or the enum vu_drop.  Clears
    DATA_VALID for a guest without GUEST_CSUM (the checksum in the frame is complete). */
-int vu_net_hdr_deliver(struct vu_net_hdr *header, uint64_t features);
+int vu_net_hdr_deliver_offloads(struct vu_net_hdr *header, uint64_t features);
+
+/* The same, for a header that says nothing. */
+static vu_always_inline int vu_net_hdr_deliver(struct vu_net_hdr *header, uint64_t features)
+{
+    return vu_likely(!(header->flags | header->gso_type)) ? -1
+                                                          : vu_net_hdr_deliver_offloads(header, features);
+}
 /* From a big-endian guest's byte order to ours, and back. */
 void vu_net_hdr_turn(struct vu_net_hdr *header);
 

@@ -45,53 +45,28 @@ static vu_always_inline struct vu_desc_copy vu_packed_read(const struct vu_packe
     };
 }
 
+/* Walks the chain at vring->next, whose first descriptor was read. */
+int vu_packed_walk_on(bool general, struct vu_vring *vring, const struct vu_memory *memory, int direction,
+                      struct vu_desc_copy desc, struct vu_pieces *pieces, struct vu_chain *chain);
+
 /* The driver writes the first descriptor's flags last: once they say available, the whole chain is there. */
 static vu_always_inline int vu_packed_walk(bool general, struct vu_vring *vring,
                                            const struct vu_memory *memory, int direction,
                                            struct vu_pieces *pieces, struct vu_chain *chain)
 {
-    uint32_t start = pieces->used;
-    uint16_t slot = vring->next;
-    bool wrap = vring->next_wrap, writable_seen = false;
+    struct vu_desc_copy desc = vu_packed_read(&vring->packed[vring->next]);
     int result;
 
-    chain->first = start;
-    chain->length = 0;
-    chain->written = 0;
-    chain->head = slot; /* for the log: the id comes with the last descriptor */
-    chain->slots = 0;
-    for (;;) {
-        struct vu_desc_copy desc = vu_packed_read(&vring->packed[slot]);
-
-        chain->slots++;
-        vu_packed_advance(vring, &slot, &wrap, 1);
-        if (vu_unlikely(desc.flags & VU_DESC_INDIRECT)) {
-            result = vu_chain_walk_indirect(general, vring, memory, direction, &desc, &writable_seen, pieces,
-                                            chain);
-            chain->head = desc.next;
-            break;
-        }
-        result = vu_chain_add(general, vring, memory, direction, &desc, &writable_seen, pieces, chain);
-        if (vu_likely(!(desc.flags & VU_DESC_NEXT)))
-            chain->head = desc.next;
-        if (vu_unlikely(result) || !(desc.flags & VU_DESC_NEXT))
-            break;
-        /* All chains of a burst together have no more slots than the ring: a lap's bit can be forged. */
-        if (vu_unlikely(vring->fetched_slots + chain->slots >= vring->size)) {
-            result = vu_trouble(vring, VU_ERR_CHAIN_LENGTH, vring->next, vring->size, 0, desc.flags);
-            break;
-        }
-    }
-    chain->count = pieces->used - start;
-    if (vu_unlikely(result)) {
-        pieces->used = start;
-        if (result == VU_FETCH_FULL && start == 0)
-            result = vu_trouble(vring, VU_ERR_PIECES, vring->next, VU_PIECES, 0, 0);
+    if (vu_unlikely(!vu_chain_is_single(desc.flags, direction)))
+        return vu_packed_walk_on(general, vring, memory, direction, desc, pieces, chain);
+    chain->head = vring->next; /* for the log, as long as the chain is not taken */
+    chain->slots = 1;
+    result = vu_chain_take_single(general, vring, memory, direction, &desc, pieces, chain);
+    if (vu_unlikely(result))
         return result;
-    }
-    vring->next = slot;
-    vring->next_wrap = wrap;
-    vring->fetched_slots += chain->slots;
+    chain->head = desc.next;
+    vu_packed_advance(vring, &vring->next, &vring->next_wrap, 1);
+    vring->fetched_slots++;
     return VU_OK;
 }
 

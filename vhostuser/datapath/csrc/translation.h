@@ -35,26 +35,22 @@ static vu_always_inline uint8_t *vu_address_at(bool general, struct vu_vring *vr
 
 /* Appends [address, address + length) to pieces, split where regions or translations meet.  VU_OK,
    VU_FETCH_FULL, VU_FETCH_MISS, VU_ERR_ADDRESS. */
+int vu_translate_pieces(bool general, struct vu_vring *vring, const struct vu_memory *memory,
+                        uint64_t address, uint64_t length, uint32_t access, struct vu_pieces *pieces);
+
+/* The same, for what nearly always is: all of it in the region of last time. */
 static vu_always_inline int vu_translate(bool general, struct vu_vring *vring, const struct vu_memory *memory,
                                          uint64_t address, uint64_t length, uint32_t access,
                                          struct vu_pieces *pieces)
 {
-    if (vu_unlikely(length && address + (length - 1) < address))
-        return VU_ERR_ADDRESS;
-    while (length) {
-        uint64_t here;
-        int error;
-        uint8_t *host = vu_address_at(general, vring, memory, address, access, &here, &error);
+    const struct vu_region *region = &memory->regions[vring->region_hint];
+    uint64_t offset = address - region->gpa;
 
-        if (vu_unlikely(!host))
-            return error;
-        if (vu_unlikely(pieces->used == VU_PIECES))
-            return VU_FETCH_FULL;
-        here = VU_MIN(length, here);
-        pieces->piece[pieces->used++] = (struct iovec){host, here};
-        length -= here;
-        address += here;
-    }
+    /* A length of 0 fails the second comparison, and so does what ends behind the region. */
+    if (vu_unlikely((general && vring->iommu) || offset >= region->size ||
+                    length - 1 >= region->size - offset || pieces->used == VU_PIECES))
+        return vu_translate_pieces(general, vring, memory, address, length, access, pieces);
+    pieces->piece[pieces->used++] = (struct iovec){region->host + offset, length};
     return VU_OK;
 }
 
