@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -21,7 +22,16 @@ def test_every_request_is_listed_and_the_served_ones_are_marked() -> None:
     served = {number for number, row in FRONTEND_REQUESTS.items() if row.handler}
     assert {line.number for line in requests if line.served} == served
     assert served >= {1, 2, 3, 5, *range(8, 22), 24, 25, 34}
-    assert len(make_listing().backend_requests) == 10
+
+
+def test_every_request_of_the_back_end_is_listed_and_those_that_it_sends_are_marked() -> None:
+    requests = make_listing().backend_requests
+    assert [line.number for line in requests] == list(range(1, 11))
+    package = DOCUMENT.parent
+    text = "".join(path.read_text() for path in sorted((package / "net").glob("*.py")))
+    sent = set(re.findall(r"BackendRequest\.([A-Z_]+)", text))
+    assert {line.name for line in requests if line.served} == sent
+    assert sent == {"IOTLB_MSG", "CONFIG_CHANGE_MSG", "VRING_CALL", "VRING_ERR"}
 
 
 def test_the_marks_of_an_offer() -> None:
@@ -35,6 +45,7 @@ def test_the_marks_of_an_offer() -> None:
     protocol = {line.name: line for line in make_listing().protocol}
     assert (protocol["REPLY_ACK"].bit, protocol["REPLY_ACK"].ports["tap"]) == (3, Offer.ALWAYS)
     assert protocol["CONFIG"].ports["tap"] is Offer.CONFIG_SPACE
+    assert protocol["PAGEFAULT"].ports["tap"] is Offer.POSTCOPY
 
 
 def test_json_has_what_the_tables_have() -> None:

@@ -24,9 +24,9 @@ _MARKDOWN_HEAD = """\
 # What is offered, and what is served
 
 Made by `vhostuser features --markdown` out of the tables that the server goes by; a test compares the two. A
-bit marked `uso` or `config-space` is offered with that option only. Replies: `own` has a payload of the
-request's own, `ack` a u64 where one is asked for, `always u64` one in any case. A request that is not served
-is refused by name.
+bit marked `uso`, `config-space` or `postcopy` is offered with that option only. Replies: `own` has a payload
+of the request's own, `ack` a u64 where one is asked for, `always u64` one in any case. A request that is not
+served is refused by name. What says no concerns other kinds of devices, or is not there yet.
 """
 
 
@@ -36,6 +36,7 @@ class Offer(StrEnum):
     ALWAYS = "yes"
     USO = "uso"
     CONFIG_SPACE = "config-space"
+    POSTCOPY = "postcopy"
     NEVER = "no"
 
 
@@ -55,6 +56,7 @@ class RequestLine:
     """own: an answer of its own. ack: an acknowledgement where one is asked for."""
     needs: list[str]
     served: bool
+    """Of the back-end's own: sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ class Listing:
 def features(form: str | None) -> None:
     """List the features offered with each kind of port, and which requests are served.
 
-    A bit marked `uso` or `config-space` is offered with that option only. Nothing here depends on the
-    machine: the offer has to be the same after a restart.
+    A bit marked `uso`, `config-space` or `postcopy` is offered with that option only. Nothing here depends on
+    the machine: the offer has to be the same after a restart.
     """
     listing = make_listing()
     if form == "json":
@@ -107,35 +109,41 @@ def make_listing() -> Listing:
         _feature_lines(VirtioFeature, _virtio_offer),
         _feature_lines(
             ProtocolFeature,
-            lambda kind, uso, config_space: protocol_offer(disabled=no_protocol, config_space=config_space),
+            lambda kind, offer: protocol_offer(
+                disabled=no_protocol,
+                config_space=offer is Offer.CONFIG_SPACE,
+                postcopy=offer is Offer.POSTCOPY,
+            ),
         ),
         _request_lines(FRONTEND_REQUESTS),
         _request_lines(BACKEND_REQUESTS),
     )
 
 
-def _virtio_offer(kind: str, uso: bool, config_space: bool) -> VirtioFeature:
+def _virtio_offer(kind: str, offer: Offer) -> VirtioFeature:
+    """With the option that ``offer`` is named after."""
     from vhostuser.net.offer import protocol_offer, virtio_offer
     from vhostuser.ports.base import parse_port
     from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 
     # A tap has to have a name; what it may offer does not hang on it.
     caps = parse_port("tap:any" if kind == "tap" else kind).caps
-    offer = virtio_offer(
+    config_space = offer is Offer.CONFIG_SPACE
+    bits = virtio_offer(
         caps,
         disabled=VirtioFeature(0),
         protocol=protocol_offer(disabled=ProtocolFeature(0), config_space=config_space),
-        uso=uso,
+        uso=offer is Offer.USO,
         config_space=config_space,
         has_mtu=True,
         has_mac=config_space,
     )
-    return offer | VirtioFeature.PROTOCOL_FEATURES
+    return bits | VirtioFeature.PROTOCOL_FEATURES
 
 
 def _feature_lines(
     bits: type[VirtioFeature] | type[ProtocolFeature],
-    offer: Callable[[str, bool, bool], VirtioFeature | ProtocolFeature],
+    bits_of: Callable[[str, Offer], VirtioFeature | ProtocolFeature],
 ) -> list[FeatureLine]:
     from vhostuser.ports.base import built_in_kinds
 
@@ -143,14 +151,9 @@ def _feature_lines(
     for bit in bits:
         ports = {}
         for kind in built_in_kinds():
-            ports[kind] = (
-                Offer.ALWAYS
-                if offer(kind, False, False) & bit
-                else Offer.USO
-                if offer(kind, True, False) & bit
-                else Offer.CONFIG_SPACE
-                if offer(kind, False, True) & bit
-                else Offer.NEVER
+            ports[kind] = next(
+                (offer for offer in Offer if offer is not Offer.NEVER and bits_of(kind, offer) & bit),
+                Offer.NEVER,
             )
         lines.append(FeatureLine(bit.bit_length() - 1, bit.name or "", ports))
     return lines
@@ -165,7 +168,7 @@ def _request_lines(rows: Mapping[int, RequestRow]) -> list[RequestLine]:
         needs = [f"PROTOCOL_F_{name}" for name in feature_names(gate.protocol)]
         needs += feature_names(gate.offered | gate.acked)
         reply = row.reply.name.lower().replace("_", " ")
-        lines.append(RequestLine(number, row.name, reply, needs, row.handler is not None))
+        lines.append(RequestLine(number, row.name, reply, needs, bool(row.handler) or row.is_sent))
     return lines
 
 
@@ -173,8 +176,8 @@ def _tables(listing: Listing) -> list[Table]:
     return [
         _feature_table("Virtio features", listing.virtio),
         _feature_table("Protocol features", listing.protocol),
-        _request_table("Requests of the front-end", listing.requests),
-        _request_table("Requests of the back-end", listing.backend_requests),
+        _request_table("Requests of the front-end", "served", listing.requests),
+        _request_table("Requests of the back-end", "sent", listing.backend_requests),
     ]
 
 
@@ -184,12 +187,12 @@ def _feature_table(title: str, lines: Sequence[FeatureLine]) -> Table:
     return title, ["bit", "name", *kinds], rows
 
 
-def _request_table(title: str, lines: Iterable[RequestLine]) -> Table:
+def _request_table(title: str, verb: str, lines: Iterable[RequestLine]) -> Table:
     rows = [
         [str(line.number), line.name, "yes" if line.served else "no", line.reply, ", ".join(line.needs)]
         for line in lines
     ]
-    return title, ["no.", "name", "served", "reply", "needs"], rows
+    return title, ["no.", "name", verb, "reply", "needs"], rows
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -113,6 +113,8 @@ class RequestRow:
     gate: Gate = Gate()
     ring: RingRule = RingRule.NONE
     handler: str | None = None
+    is_sent: bool = False
+    """Of the back-end's own: whether this one ever asks it."""
     answer: tuple[type[Payload], ...] = (U64,)
     """The layouts its reply may have."""
     acceptance: int = 0
@@ -307,10 +309,18 @@ FRONTEND_REQUESTS: Final = _table(
 )
 """Front-end to back-end, by number."""
 
+_IN_BAND = _on(P.BACKEND_REQ | P.INBAND_NOTIFICATIONS)
+
 BACKEND_REQUESTS: Final = _table(
     (
-        _ROW(_B.IOTLB_MSG, (Iotlb,), _ACK, gate=Gate(P.BACKEND_REQ, acked=V.ACCESS_PLATFORM)),
-        _ROW(_B.CONFIG_CHANGE_MSG, (Empty,), _ACK, gate=_on(P.BACKEND_REQ | P.CONFIG)),
+        _ROW(
+            _B.IOTLB_MSG,
+            (Iotlb,),
+            _ACK,
+            gate=Gate(P.BACKEND_REQ, acked=V.ACCESS_PLATFORM),
+            is_sent=True,
+        ),
+        _ROW(_B.CONFIG_CHANGE_MSG, (Empty,), _ACK, gate=_on(P.BACKEND_REQ | P.CONFIG), is_sent=True),
         _ROW(
             _B.VRING_HOST_NOTIFIER_MSG,
             (VringArea,),
@@ -319,8 +329,8 @@ BACKEND_REQUESTS: Final = _table(
             _on(P.BACKEND_REQ | P.HOST_NOTIFIER | P.BACKEND_SEND_FD),
             _ANY,
         ),
-        _ROW(_B.VRING_CALL, (VringState,), _ACK, gate=_on(P.BACKEND_REQ | P.INBAND_NOTIFICATIONS), ring=_ANY),
-        _ROW(_B.VRING_ERR, (VringState,), _ACK, gate=_on(P.BACKEND_REQ | P.INBAND_NOTIFICATIONS), ring=_ANY),
+        _ROW(_B.VRING_CALL, _STATE, _ACK, gate=_IN_BAND, ring=_ANY, is_sent=True),
+        _ROW(_B.VRING_ERR, _STATE, _ACK, gate=_IN_BAND, ring=_ANY, is_sent=True),
         _ROW(_B.SHARED_OBJECT_ADD, (SharedObject,), _ACK, gate=_on(P.BACKEND_REQ | P.SHARED_OBJECT)),
         _ROW(_B.SHARED_OBJECT_REMOVE, (SharedObject,), _ACK, gate=_on(P.BACKEND_REQ | P.SHARED_OBJECT)),
         _ROW(_B.SHARED_OBJECT_LOOKUP, (SharedObject,), _ALWAYS, gate=_on(P.BACKEND_REQ | P.SHARED_OBJECT)),
