@@ -186,3 +186,34 @@ def test_rings_are_started_and_stopped_under_the_eyes_of_a_busy_worker(busy: Thr
             base = tx.stop()
             assert base == number + 1
             tx.start(base=base)
+
+
+def test_time_of_a_busy_worker_is_accounted_for(busy: Threads) -> None:
+    rx, tx = pair_of(busy, MODERN)
+    there_and_back(rx, tx, 0)
+    [worker] = busy.workers
+    begun, before = time.monotonic_ns(), worker.counters()
+    for number in range(200):
+        there_and_back(rx, tx, number)
+    after, lasted = worker.counters(), time.monotonic_ns() - begun
+
+    assert after.sleeps == before.sleeps
+    assert after.turns > before.turns
+    awake = after.busy_ns + after.idle_ns - before.busy_ns - before.idle_ns
+    assert 0 < after.busy_ns - before.busy_ns < awake
+    assert 0.5 * lasted < awake < 1.5 * lasted
+
+
+def test_sleep_of_an_adaptive_worker_is_not_time_awake(adaptive: Threads) -> None:
+    rx, tx = pair_of(adaptive, MODERN)
+    there_and_back(rx, tx, 0)
+    sleeps(adaptive)
+    [worker] = adaptive.workers
+    before = worker.counters()
+    time.sleep(0.2)
+    there_and_back(rx, tx, 1)
+    sleeps(adaptive)
+    after = worker.counters()
+
+    assert after.sleeps > before.sleeps
+    assert after.idle_ns - before.idle_ns < 100_000_000

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from vhostuser.datapath.vring import VringCounters
-from vhostuser.stats.summary import summarise
+from vhostuser.datapath.worker import WorkerCounters
+from vhostuser.stats.summary import summarise, summarise_worker
 
 
 def counters(packets: int, length: int, drops: dict[str, int], corrected: int = 0) -> VringCounters:
@@ -42,3 +43,13 @@ def test_summarise_says_how_often_a_ring_was_not_where_the_front_end_said() -> N
     text = summarise({0: counters(0, 0, {}, corrected=1), 1: counters(0, 0, {}, corrected=2)})
 
     assert text.endswith("; start positions corrected: 3")
+
+
+def test_worker_that_sleeps_has_no_times_of_its_own() -> None:
+    assert summarise_worker(WorkerCounters(7, 3, 0, 0)) == "7 turns, asleep 3 times"
+
+
+def test_worker_that_polls_says_how_busy_it_was() -> None:
+    text = summarise_worker(WorkerCounters(7, 3, 1_500_000_000, 4_500_000_000))
+
+    assert text == "7 turns, asleep 3 times, busy 1.500 s, 25.0% of its time awake"

@@ -39,6 +39,19 @@ class EventKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerCounters:
+    """What a worker has done since it was made."""
+
+    turns: int
+    sleeps: int
+    """Of a thread: how often it waited for an event."""
+    busy_ns: int
+    """Of a thread that polls, as the next: time in turns that had work."""
+    idle_ns: int
+    """Awake without work."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerEvent:
     kind: EventKind
     device: int
@@ -116,6 +129,11 @@ class Worker:
                 event = self._events[i]
                 values = (event.value[0], event.value[1], event.value[2], event.value[3])
                 yield WorkerEvent(EventKind(event.kind), event.device, event.ring, event.error, values)
+
+    def counters(self) -> WorkerCounters:
+        found = ffi.new("struct vu_worker_counters *")
+        lib.vu_worker_read_counters(self.handle, found)
+        return WorkerCounters(found.turns, found.sleeps, found.busy_ns, found.idle_ns)
 
     def close(self) -> None:
         """Every device of it must have been closed. Ends its thread."""

@@ -13,13 +13,14 @@ from typing import Literal, Self
 from vhostuser.config import DeviceConfig, ServeConfig
 from vhostuser.datapath.reaper import reaper
 from vhostuser.datapath.vring import VringCounters
-from vhostuser.datapath.worker import EventKind, Poll, Worker, WorkerEvent
+from vhostuser.datapath.worker import EventKind, Poll, Worker, WorkerCounters, WorkerEvent
 from vhostuser.errors import PeerError
 from vhostuser.net.events import describe
 from vhostuser.server.helper import HelperThread
 from vhostuser.server.runner import LoopRunner, Runner, ThreadRunner
 from vhostuser.server.served_device import ServedDevice
 from vhostuser.server.trace_file import TraceFile
+from vhostuser.stats.summary import summarise_worker
 
 _log = logging.getLogger("vhostuser")
 
@@ -130,6 +131,9 @@ class Server:
         for device in self._served:
             device.close()
         self._served.clear()
+        if self._worker_threads:
+            for number, done in enumerate(self.worker_counters()):
+                _log.info("worker %d: %s", number, summarise_worker(done))
         # What front-ends sent may hang; their own trouble, and the process can end without it.
         await asyncio.to_thread(reaper.wait, _REAPER_SECONDS)
         for worker in self._workers:
@@ -139,6 +143,10 @@ class Server:
     def counters(self) -> dict[str, dict[int, VringCounters]]:
         """By device name and ring index."""
         return {device.config.name: device.counters() for device in self._served}
+
+    def worker_counters(self) -> list[WorkerCounters]:
+        """In the order of their numbers; without worker threads, the one that the loop turns."""
+        return [worker.counters() for worker in self._workers]
 
     def _on_event(self, event: WorkerEvent) -> None:
         if event.kind is EventKind.OVERFLOW:

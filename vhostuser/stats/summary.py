@@ -1,4 +1,4 @@
-"""One sentence on what a device has carried, for the log line at the end of a connection."""
+"""One sentence on what a device has carried, or a worker has done, for the log."""
 
 from __future__ import annotations
 
@@ -18,6 +18,28 @@ class RingCounters(Protocol):
     def bases_corrected(self) -> int: ...
     @property
     def drops(self) -> dict[str, int]: ...
+
+
+class WorkerTimes(Protocol):
+    """What `datapath.worker.WorkerCounters` has."""
+
+    @property
+    def turns(self) -> int: ...
+    @property
+    def sleeps(self) -> int: ...
+    @property
+    def busy_ns(self) -> int: ...
+    @property
+    def idle_ns(self) -> int: ...
+
+
+def summarise_worker(done: WorkerTimes) -> str:
+    """Its times are known where it polls."""
+    text = f"{done.turns} turns, asleep {done.sleeps} times"
+    awake = done.busy_ns + done.idle_ns
+    if not awake:
+        return text
+    return f"{text}, busy {done.busy_ns / 1e9:.3f} s, {done.busy_ns / awake:.1%} of its time awake"
 
 
 def summarise(counters: Mapping[int, RingCounters]) -> str:

@@ -134,7 +134,8 @@ struct vu_worker {
     struct vu_pair *queue_tail;
     struct vu_pair *spinning; /* looked at without being kicked; spin.h */
     enum vu_poll poll;
-    uint64_t now; /* ns, at the last look on the clock; only of a worker that spins */
+    uint64_t now;  /* ns, at the last look on the clock; only of a worker that spins */
+    uint64_t idle; /* since when nothing has been done, likewise; 0 after a sleep */
     struct vu_scratch *scratch;
     struct vu_guard guard;
     struct vu_source timer_source;
@@ -145,6 +146,7 @@ struct vu_worker {
     pthread_t thread;
     bool has_thread;
     int events_fd;
+    struct vu_worker_counters counters vu_cache_aligned;
     /* Events up: one writer, one reader. */
     uint32_t events_head vu_cache_aligned;
     bool events_overflow;

@@ -199,7 +199,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
     return cost;
 }
 
-static void serve_queue(struct vu_worker *worker)
+static uint32_t serve_queue(struct vu_worker *worker)
 {
     /* The tail of now is the end of this turn: who is still busy then queues behind the others. */
     const struct vu_pair *last = worker->queue_tail;
@@ -221,6 +221,35 @@ static void serve_queue(struct vu_worker *worker)
         if (worker->poll != VU_POLL_EVENT)
             vu_spin_join(pair, spent);
     }
+    return cost;
+}
+
+/* Serves with an account of the time. */
+static void serve_spinning(struct vu_worker *worker)
+{
+    uint64_t end;
+
+    worker->now = vu_spin_clock();
+    if (worker->idle)
+        vu_count(&worker->counters.idle_ns, worker->now - worker->idle);
+    worker->idle = worker->now;
+    if (serve_queue(worker)) {
+        end = vu_spin_clock();
+        vu_count(&worker->counters.busy_ns, end - worker->now);
+        worker->idle = worker->now = end;
+    }
+    if (worker->spinning && !worker->queue_head) {
+        vu_spin_look(worker);
+        vu_spin_retire(worker);
+    }
+}
+
+void vu_worker_read_counters(const struct vu_worker *worker, struct vu_worker_counters *counters)
+{
+    counters->turns = __atomic_load_n(&worker->counters.turns, __ATOMIC_RELAXED);
+    counters->sleeps = __atomic_load_n(&worker->counters.sleeps, __ATOMIC_RELAXED);
+    counters->busy_ns = __atomic_load_n(&worker->counters.busy_ns, __ATOMIC_RELAXED);
+    counters->idle_ns = __atomic_load_n(&worker->counters.idle_ns, __ATOMIC_RELAXED);
 }
 
 uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
@@ -228,6 +257,7 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
     struct epoll_event events[EVENTS_A_TURN];
     uint32_t changes = __atomic_load_n(&worker->changes, __ATOMIC_ACQUIRE), result = 0;
     /* Not by the queue, which the control side may be changing now: what it puts there comes with a wake. */
+    bool sleeps = timeout_ms < 0 && !worker->unfinished;
     int count = epoll_wait(worker->epoll_fd, events, EVENTS_A_TURN, worker->unfinished ? 0 : timeout_ms);
 
     if (vu_unlikely(!vu_turn_enter(worker))) {
@@ -242,13 +272,15 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
         for (int i = 0; i < count; i++)
             on_event(worker, &events[i]);
     }
-    if (worker->poll != VU_POLL_EVENT)
-        worker->now = vu_spin_clock();
-    serve_queue(worker);
-    if (worker->spinning && !worker->queue_head) {
-        vu_spin_look(worker);
-        vu_spin_retire(worker);
+    vu_count(&worker->counters.turns, 1);
+    if (sleeps) {
+        vu_count(&worker->counters.sleeps, 1);
+        worker->idle = 0;
     }
+    if (worker->poll == VU_POLL_EVENT)
+        serve_queue(worker);
+    else
+        serve_spinning(worker);
     worker->unfinished = worker->queue_head || worker->spinning;
     if (worker->unfinished)
         result |= VU_TURN_MORE;

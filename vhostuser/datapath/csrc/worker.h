@@ -45,6 +45,14 @@ struct vu_event {
     uint64_t value[4];
 };
 
+/* What a worker has done since it was made; read by anybody (stale by a turn). */
+struct vu_worker_counters {
+    uint64_t turns;
+    uint64_t sleeps;  /* waits in a thread's turn that had no end but an event */
+    uint64_t busy_ns; /* in turns that had work; of a thread that polls only, as the next */
+    uint64_t idle_ns; /* awake without work */
+};
+
 /* NULL with errno set when the kernel has no epoll fd for us. */
 struct vu_worker *vu_worker_new(void);
 /* All its pairs must be freed, and its thread stopped. */
@@ -76,6 +84,7 @@ void vu_worker_quiesce(struct vu_worker *worker);
    no is told by the thread's events_fd when to ask again. */
 int vu_worker_is_quiet(struct vu_worker *worker);
 void vu_worker_resume(struct vu_worker *worker);
+void vu_worker_read_counters(const struct vu_worker *worker, struct vu_worker_counters *counters);
 /* Moves up to max events out; one reader. */
 uint32_t vu_worker_events(struct vu_worker *worker, struct vu_event *events, uint32_t max);
 
