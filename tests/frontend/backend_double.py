@@ -228,14 +228,18 @@ class BackendDouble:
 
     def _serve(self, sock: socket.socket) -> None:
         connection = Connection()
-        while ready := self._wait([sock.fileno(), *self._kicks()], 1 if self.polls else None):
-            for ring in self.rings.values():
-                if ring.kick in ready and ring.kick is not None:
-                    os.eventfd_read(ring.kick)
-            if sock.fileno() in ready and not self._listen_once(sock, connection):
-                return
-            self._echo()
-        return
+        try:
+            while ready := self._wait([sock.fileno(), *self._kicks()], 1 if self.polls else None):
+                for ring in self.rings.values():
+                    if ring.kick in ready and ring.kick is not None:
+                        os.eventfd_read(ring.kick)
+                if sock.fileno() in ready and not self._listen_once(sock, connection):
+                    return
+                self._echo()
+        finally:
+            # The test may end between the head of a message, with which fds come, and the rest of it.
+            for fd in connection.pending_fds():
+                os.close(fd)
 
     def _kicks(self) -> list[int]:
         return [ring.kick for ring in self.rings.values() if ring.kick is not None]
