@@ -46,7 +46,8 @@ void *__wrap_mmap(void *address, size_t length, int protection, int flags, int f
 {
     uint8_t *fence;
 
-    if (fd < 0 || !(flags & MAP_SHARED))
+    /* Guest memory is never populated; io_uring's rings are, and lie where the kernel wants them. */
+    if (fd < 0 || !(flags & MAP_SHARED) || flags & MAP_POPULATE)
         return __real_mmap(address, length, protection, flags, fd, offset);
     fence = __real_mmap(NULL, length + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     arena_require(fence != MAP_FAILED);

@@ -165,13 +165,6 @@ static vu_always_inline int vu_dequeue_header(const struct vu_ring_ops *ops, con
     return vu_net_hdr_check(header, *length, device->features);
 }
 
-/* The frames of one burst; a fault forgets them, and with them what was not published. */
-struct vu_tally {
-    uint64_t packets;
-    uint64_t bytes;
-    uint64_t offloads;
-};
-
 static vu_always_inline void vu_tally_frame(struct vu_tally *tally, const struct vu_net_hdr *header,
                                             uint32_t length)
 {

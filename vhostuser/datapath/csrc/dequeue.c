@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest to port: one burst loop a port kind, and the budgeted serving of a transmit ring. */
-#include <errno.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
 #include "fill.h"
 #include "packed.h"
+#include "port_write.h"
 #include "split.h"
-
-/* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
-#define SYSCALL_PIECES 64
 
 /* The ring operations are passed beside it: in a struct whose address is taken they would not be constant. */
 struct tx {
@@ -33,74 +27,18 @@ static vu_always_inline void tx_complete(struct tx *tx, int drop)
     tx->done++;
 }
 
-/* What a failed write means: the enum vu_drop of this frame, or -1 to give the chain back and stop. */
-static int write_failed(struct tx *tx, int error)
-{
-    switch (error) {
-    case EAGAIN:
-        tx->pair->port_blocked = true;
-        vu_pair_watch_port(tx->pair);
-        return -1;
-    case EFAULT:
-        /* A system call reports by errno what a load would by SIGBUS: the pages are gone. */
-        vu_device_fault(tx->pair->device, tx->pair->worker, VU_ERR_MEMORY_FAULT, 0);
-        return -1;
-    case EBADFD:
-        vu_pair_port_gone(tx->pair, error);
-        return VU_DROP_PORT_DOWN;
-    case EIO: /* a tap that is administratively down */
-    case ENETDOWN:
-        return VU_DROP_PORT_DOWN;
-    case EINVAL:
-        return VU_DROP_PORT_REFUSED;
-    default:
-        return VU_DROP_PORT_ERROR;
-    }
-}
-
-static ssize_t write_frame(struct tx *tx, const struct vu_chain *chain, struct vu_net_hdr *header,
-                           uint32_t length)
-{
-    struct iovec list[1 + SYSCALL_PIECES];
-    uint32_t count = 1;
-    ssize_t written;
-
-    list[0] = (struct iovec){header, sizeof(*header)};
-    if (vu_iov_slice(list, &count, VU_ARRAY_SIZE(list), frame_at(tx, chain), length) < length) {
-        vu_iov_gather(tx->scratch->linear, frame_at(tx, chain), length);
-        list[1] = (struct iovec){tx->scratch->linear, length};
-        count = 2;
-        vu_count(&tx->vring->counters.linearised, 1);
-    }
-    do
-        written = writev(tx->pair->port_fd, list, (int)count);
-    while (vu_unlikely(written < 0 && errno == EINTR));
-    return written;
-}
-
 static vu_always_inline void burst_to_fd(const struct vu_ring_ops *ops, struct tx *tx, struct vu_burst *burst)
 {
-    while (tx->done < tx->fetched) {
-        struct vu_chain *chain = &tx->scratch->tx[tx->done];
-        struct vu_net_hdr header;
-        uint32_t length;
-        int drop = vu_dequeue_header(ops, tx->vring, tx->scratch, chain, &header, &length);
+    for (uint32_t i = 0; i < tx->fetched; i++) {
+        struct vu_outgoing *out = &tx->scratch->out[i];
 
-        if (vu_unlikely(drop < 0 && tx->pair->port_gone))
-            drop = VU_DROP_PORT_DOWN;
-        if (vu_likely(drop < 0)) {
-            burst->cost += VU_COST_SYSCALL;
-            if (vu_unlikely(write_frame(tx, chain, &header, length) < 0)) {
-                drop = write_failed(tx, errno);
-                if (drop < 0)
-                    return;
-            } else {
-                vu_tally_frame(&tx->tally, &header, length);
-            }
-        }
-        burst->bytes += length;
-        tx_complete(tx, drop);
+        out->drop =
+            vu_dequeue_header(ops, tx->vring, tx->scratch, &tx->scratch->tx[i], &out->header, &out->length);
     }
+    vu_port_write(tx->pair, &tx->done, tx->fetched, &tx->tally);
+    for (uint32_t i = 0; i < tx->done; i++)
+        burst->bytes += tx->scratch->out[i].length;
+    burst->cost += tx->done * VU_COST_SYSCALL;
 }
 
 /* The ring that frames go back to waits for a translation: they stay with their sender, which is no loss. */

@@ -178,6 +178,7 @@ int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t
     pair->port_fd = fd;
     pair->port_reads = reads;
     pair->port_gone = false;
+    pair->port_slow = false;
     pair->port_blocked = false;
     pair->frame_size = frame_size;
     pair->expected = EXPECTED_AT_FIRST;

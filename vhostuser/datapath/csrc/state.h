@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "net_hdr.h"
 #include "ring.h"
+#include "uring.h"
 #include "worker.h"
 
 /* Written by the control side while the workers are paused; read by bursts. */
@@ -80,6 +81,7 @@ struct vu_pair {
     bool starved;      /* RX found no buffers: the port is not watched until the guest kicks */
     bool port_blocked; /* the port said EAGAIN to a write: TX waits for EPOLLOUT */
     bool port_reads;
+    bool port_slow; /* it knows no writes that do not wait: no io_uring */
     bool port_gone; /* EBADFD: not touched again until the port is set anew */
     uint8_t port_kind;
     int port_fd;
@@ -99,9 +101,29 @@ struct vu_pair {
 /* Longest run of receive chains in one burst; a frame that needs more is dropped (1-byte buffers). */
 #define VU_RX_CHAINS 1024
 
+/* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
+#define VU_SYSCALL_PIECES 64
+
+/* A transmit chain of the burst on its way into a port's fd. */
+struct vu_outgoing {
+    struct vu_net_hdr header; /* checked */
+    uint32_t length;          /* of the frame */
+    int drop;                 /* enum vu_drop, or -1: it goes out */
+    int32_t result;
+    struct iovec list[1 + VU_SYSCALL_PIECES];
+};
+
+/* The frames of one burst; a fault forgets them, and with them what was not published. */
+struct vu_tally {
+    uint64_t packets;
+    uint64_t bytes;
+    uint64_t offloads;
+};
+
 /* One worker's private workspace: bounced frames and the lists of a burst.  Reserved, touched when used. */
 struct vu_scratch {
     struct vu_chain tx[VU_BURST];
+    struct vu_outgoing out[VU_BURST];
     struct vu_chain rx[VU_RX_CHAINS];
     struct vu_pieces tx_pieces;
     struct vu_pieces rx_pieces;
@@ -137,6 +159,7 @@ struct vu_worker {
     uint64_t now;  /* ns, at the last look on the clock; only of a worker that spins */
     uint64_t idle; /* since when nothing has been done, likewise; 0 after a sleep */
     struct vu_scratch *scratch;
+    struct vu_uring *uring; /* NULL where the kernel has none for us */
     struct vu_guard guard;
     struct vu_source timer_source;
     struct vu_source wake_source;

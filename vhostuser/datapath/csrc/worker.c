@@ -37,6 +37,7 @@ struct vu_worker *vu_worker_new(void)
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     worker->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    worker->uring = vu_uring_new();
     /* Reserved, not touched: 1.3 MiB of address space, of which a usual burst uses a few pages. */
     worker->scratch = mmap(NULL, sizeof(*worker->scratch), PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -62,6 +63,7 @@ void vu_worker_free(struct vu_worker *worker)
         close(worker->epoll_fd);
     if (worker->scratch != MAP_FAILED)
         munmap(worker->scratch, sizeof(*worker->scratch));
+    vu_uring_free(worker->uring);
     vu_gate_close(&worker->gate);
     free(worker);
 }
