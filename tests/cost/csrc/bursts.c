@@ -34,8 +34,8 @@ static _Noreturn void failed(int line, const char *what)
 
 static uint8_t *view;
 static int kicks[2];
-static uint16_t next[2];   /* split: avail->idx; packed: the slot */
-static uint16_t seen[2];   /* split: used->idx that was taken */
+static uint16_t next[2]; /* split: avail->idx; packed: the slot */
+static uint16_t seen[2]; /* split: used->idx that was taken */
 static bool wrap[2] = {true, true};
 
 static void *part(int ring, int number)
