@@ -1,19 +1,23 @@
-"""Bursts into a port by one system call, where the kernel has io_uring."""
+"""Bursts into a port, and out of it, by one system call, where the kernel has io_uring."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
+import tty
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.datapath.rig import Bench, frame
+from tests.datapath.rig import MODERN, Bench, Ring, V, frame
 from tests.datapath.wires import Wire, started
 from tests.site import wait
 from vhostuser.datapath.port_ops import PortKind
-from vhostuser.frontend.net_header import PLAIN
+from vhostuser.frontend.net_header import PLAIN, GsoType, HeaderFlag, NetHeader
+from vhostuser.wire.features import VirtioFeature
 
 
 def submitted() -> list[int]:
@@ -126,5 +130,149 @@ def test_port_that_knows_no_such_writes_is_written_to_all_the_same(bench: Bench)
     assert tx.counters.packets == 16
     assert tx.counters.drops == {}
     tx.pair.set_port(None)
+    os.close(ours)
+    os.close(theirs)
+
+
+# From the port
+
+
+@pytest.fixture
+def deep() -> Iterator[Wire]:
+    """One that holds more frames than a datagram socket does."""
+    wire = Wire(socket.SOCK_SEQPACKET)
+    yield wire
+    wire.close()
+
+
+def gets(bench: Bench, rx: Ring, wire: Wire, *frames: tuple[bytes, NetHeader]) -> list[bytes]:
+    """What comes of frames that all wait when the guest gives buffers."""
+    for content, header in frames:
+        wire.put(content, header)
+    for _ in range(100):
+        rx.add_writable([2048])
+    rx.publish()
+    bench.settle()
+    if V.MRG_RXBUF in rx.guest.features:
+        return [content for _, content in rx.receive()]
+    # A frame that is dropped has left its bytes in a buffer that a shorter one gets.
+    return [rx.guest.memory.read(used.token.segments[0].gpa, used.length)[12:] for used in rx.take()]
+
+
+@pytest.mark.parametrize("features", [MODERN, MODERN | V.MRG_RXBUF, MODERN | V.RING_PACKED])
+def test_frames_that_wait_are_read_by_few_calls(bench: Bench, deep: Wire, features: VirtioFeature) -> None:
+    rx, _ = started(bench, deep, features, 256)
+    before = sum(submitted())
+    frames = [frame(number, 60 + number) for number in range(50)]
+
+    assert gets(bench, rx, deep, *((content, PLAIN) for content in frames)) == frames
+    # One alone, and then two, four, eight, sixteen; the last of them find nothing.
+    assert 49 <= sum(submitted()) - before < 49 + 16
+    assert rx.counters.packets == 50
+    assert rx.counters.drops == {}
+    rx.pair.set_port(None)
+
+
+REFUSED = NetHeader(HeaderFlag.NEEDS_CSUM, GsoType.TCPV4, 54, 1448, 34, 16)
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 13, 29])
+@pytest.mark.parametrize(
+    ("features", "odd", "header", "drops"),
+    [
+        pytest.param(MODERN | V.MRG_RXBUF, frame(99, 9000), PLAIN, {}, id="spread"),
+        pytest.param(MODERN, frame(99, 9000), PLAIN, {"buffer_too_small": 1}, id="too-large"),
+        pytest.param(MODERN, frame(99, 100), REFUSED, {"receiver_offload": 1}, id="refused"),
+        pytest.param(
+            MODERN | V.MRG_RXBUF, frame(99, 100), REFUSED, {"receiver_offload": 1}, id="refused-mrg"
+        ),
+    ],
+)
+def test_odd_frame_among_others(
+    bench: Bench,
+    deep: Wire,
+    at: int,
+    features: VirtioFeature,
+    odd: bytes,
+    header: NetHeader,
+    drops: dict[str, int],
+) -> None:
+    rx, _ = started(bench, deep, features, 256)
+    frames = [(frame(number, 60 + 40 * number), PLAIN) for number in range(30)]
+    wanted = [content for content, _ in frames]
+    if not drops:
+        wanted.insert(at, odd)
+    frames.insert(at, (odd, header))
+
+    assert gets(bench, rx, deep, *frames) == wanted
+    assert rx.counters.drops == drops
+    rx.pair.set_port(None)
+
+
+@pytest.mark.parametrize("at", [1, 3, 7])
+def test_bytes_that_are_no_frame_among_others(bench: Bench, deep: Wire, at: int) -> None:
+    rx, _ = started(bench, deep, MODERN, 256)
+    for number in range(20):
+        if number == at:
+            deep.put_raw(b"short")
+        deep.put(frame(number))
+
+    assert gets(bench, rx, deep) == [frame(number) for number in range(20)]
+    assert rx.counters.drops == {"runt": 1}
+    rx.pair.set_port(None)
+
+
+@pytest.mark.parametrize("features", [MODERN, MODERN | V.MRG_RXBUF | V.RING_PACKED])
+def test_frames_that_arrive_while_others_are_read(bench: Bench, deep: Wire, features: VirtioFeature) -> None:
+    rx, _ = started(bench, deep, features, 256)
+    total, done = 5000, threading.Event()
+
+    def send() -> None:
+        number = 0
+        while number < total:
+            try:
+                deep.put(frame(number, 60 + number % 1400))
+                number += 1
+            except BlockingIOError:
+                pass
+        done.set()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    for _ in range(200):
+        rx.add_writable([2048])
+    rx.publish()
+    seen: list[bytes] = []
+
+    def all_there() -> bool:
+        bench.settle()
+        came = [content for _, content in rx.receive()]
+        for _ in came:
+            rx.add_writable([2048])
+        rx.publish()
+        seen.extend(came)
+        return len(seen) == total
+
+    wait(all_there)
+    sender.join()
+    assert seen == [frame(number, 60 + number % 1400) for number in range(total)]
+    rx.pair.set_port(None)
+
+
+def test_port_that_knows_no_such_reads_is_read_all_the_same(bench: Bench) -> None:
+    """Packets come from a terminal in its raw mode one line at a time."""
+    theirs, ours = os.openpty()
+    tty.setraw(ours)
+    os.set_blocking(ours, False)
+    rx, _ = bench.guest().pair(PortKind.FD, fd=ours)
+    rx.start()
+    for number in range(20):
+        os.write(theirs, bytes(12) + frame(number))
+        rx.add_writable([2048])
+        rx.publish()
+        bench.settle()
+
+    assert sum(len(content) for _, content in rx.receive()) >= 20 * 60
+    rx.pair.set_port(None)
     os.close(ours)
     os.close(theirs)

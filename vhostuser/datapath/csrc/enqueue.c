@@ -5,29 +5,17 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "fill.h"
 #include "packed.h"
+#include "port_read.h"
 #include "split.h"
 
 /* Pieces handed to one read besides our header and tail; what does not fit lands in the tail. */
 #define READ_PIECES 254
-#define EXPECTED_LEAST VU_FRAME_PLAIN
 #define SOURCE_ETHERTYPE 0x88b5 /* IEEE 802 local experimental */
 
 /* Starved: the guest has given no buffers.  Stuck: it gave some that cannot hold the frame, which stays so.
  */
 enum port_state { PORT_MORE = 0, PORT_EMPTY = 1, PORT_STARVED = 2, PORT_STUCK = 3 };
-
-/* Large frames come in runs: believe the largest at once and forget it slowly. */
-static vu_always_inline void expect(struct vu_pair *pair, uint32_t length)
-{
-    if (length >= pair->expected)
-        pair->expected = length;
-    else
-        pair->expected -= (pair->expected - length) / 8;
-    if (pair->expected < EXPECTED_LEAST)
-        pair->expected = EXPECTED_LEAST;
-}
 
 /* One frame straight into the guest's buffers.  The length is not known before the read, so the chains
    that the expected frame needs come first and a private tail for the rest behind them. */
@@ -98,6 +86,7 @@ static int read_failed(struct vu_pair *pair, int error)
 static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct vu_pair *pair,
                                           struct vu_burst *burst)
 {
+    const bool batches = !ops->general && pair->worker->uring && pair->device->header_size == VU_NET_HDR_SIZE;
     struct vu_enqueue rx;
     int state = PORT_MORE;
 
@@ -108,6 +97,22 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         ssize_t length;
         int drop;
 
+        if (batches && pair->read_batch > 1 && !pair->port_slow) {
+            uint32_t count = vu_port_read_prepare(ops, &rx, pair);
+
+            if (count > 1) {
+                int error = vu_port_read_batch(ops, &rx, pair, count, burst);
+
+                i += count - 1;
+                if (vu_likely(!error) || error == -EINVAL || error == VU_URING_NOT_DONE || error == -EINTR)
+                    continue;
+                pair->port_slow |= error == -EOPNOTSUPP;
+                if (vu_unlikely(error == -EOPNOTSUPP))
+                    continue;
+                state = read_failed(pair, -error);
+                break;
+            }
+        }
         vu_enqueue_reserve(ops, &rx, rx.device->header_size + pair->expected);
         if (vu_unlikely(rx.fetched == rx.used || vu_ring_parked(ops, rx.vring))) {
             state = PORT_STARVED;
@@ -138,9 +143,10 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
         }
         length -= (ssize_t)sizeof(header);
         burst->bytes += (uint64_t)length;
-        expect(pair, (uint32_t)length);
+        vu_port_expect(pair, (uint32_t)length);
         if (vu_likely(drop < 0))
             drop = deliver_read(ops, &rx, &header, (uint32_t)length, in_place);
+        pair->read_batch = VU_MIN(2 * pair->read_batch, VU_READ_BATCH);
         /* A frame that is dropped after the read has left its bytes in buffers that stay in the ring. */
         if (vu_unlikely(drop >= 0) && vu_logs(ops, rx.device) && in_place)
             vu_log_mark_pieces(rx.device->log, rx.device->memory, vu_enqueue_pieces(&rx),

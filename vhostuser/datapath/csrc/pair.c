@@ -181,6 +181,7 @@ int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t
     pair->port_slow = false;
     pair->port_blocked = false;
     pair->frame_size = frame_size;
+    pair->read_batch = 1;
     pair->expected = EXPECTED_AT_FIRST;
     vu_pair_wake(pair, VU_READY_TX | VU_READY_RX);
     vu_pair_watch_port(pair);

@@ -87,6 +87,7 @@ struct vu_pair {
     int port_fd;
     uint32_t port_watched; /* epoll bits now asked for */
     uint32_t frame_size;   /* of VU_PORT_SOURCE */
+    uint32_t read_batch;   /* frames to read by the next call: as many as came last time, and more */
     uint32_t expected;     /* running estimate of the next frame's length, for the chains a read is given */
     uint64_t sequence;     /* of VU_PORT_SOURCE */
     uint32_t n;
@@ -113,6 +114,18 @@ struct vu_outgoing {
     struct iovec list[1 + VU_SYSCALL_PIECES];
 };
 
+#define VU_READ_BATCH 16
+
+/* A frame on its way from a port's fd into a receive chain. */
+struct vu_incoming {
+    struct vu_net_hdr header;
+    int32_t result;
+    uint32_t room;  /* bytes of the frame that its chain takes */
+    uint8_t *bytes; /* where they are; all of it, once it has been saved */
+    struct iovec list[3];
+    uint8_t tail[VU_FRAME_MAX + VU_NET_HDR_SIZE]; /* the others */
+};
+
 /* The frames of one burst; a fault forgets them, and with them what was not published. */
 struct vu_tally {
     uint64_t packets;
@@ -124,6 +137,7 @@ struct vu_tally {
 struct vu_scratch {
     struct vu_chain tx[VU_BURST];
     struct vu_outgoing out[VU_BURST];
+    struct vu_incoming in[VU_READ_BATCH];
     struct vu_chain rx[VU_RX_CHAINS];
     struct vu_pieces tx_pieces;
     struct vu_pieces rx_pieces;

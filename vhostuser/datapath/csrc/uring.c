@@ -98,18 +98,29 @@ void vu_uring_free(struct vu_uring *ring)
     free(ring);
 }
 
-void vu_uring_writev(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)
+static void add(struct vu_uring *ring, uint8_t operation, int fd, const struct iovec *list, uint32_t count,
+                int32_t *result)
 {
     struct io_uring_sqe *entry = &ring->entries[ring->tail++ & ring->sq_mask];
 
     *result = VU_URING_NOT_DONE;
-    *entry = (struct io_uring_sqe){.opcode = IORING_OP_WRITEV,
+    *entry = (struct io_uring_sqe){.opcode = operation,
                                    .fd = fd,
                                    .off = 0,
                                    .addr = (uintptr_t)list,
                                    .len = count,
                                    .rw_flags = RWF_NOWAIT,
                                    .user_data = (uintptr_t)result};
+}
+
+void vu_uring_writev(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)
+{
+    add(ring, IORING_OP_WRITEV, fd, list, count, result);
+}
+
+void vu_uring_readv(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)
+{
+    add(ring, IORING_OP_READV, fd, list, count, result);
 }
 
 static void take(struct vu_uring *ring)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Many writes by one system call (io_uring).  Every entry is one that does not wait (RWF_NOWAIT), so the
- * kernel carries it out, in order, inside the call, and it is over when the call returns.
+ * Many reads or writes by one system call (io_uring).  Every entry is one that does not wait (RWF_NOWAIT), so
+ * the kernel carries it out, in order, inside the call, and it is over when the call returns.
  */
 #ifndef VU_URING_H
 #define VU_URING_H
@@ -22,7 +22,8 @@ void vu_uring_free(struct vu_uring *ring);
    they point to stay as they are until vu_uring_run has returned. */
 void vu_uring_writev(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count,
                      int32_t *result);
-/* Carries them out.  Each *result is bytes written, -errno, or VU_URING_NOT_DONE; none is still on its way.
+void vu_uring_readv(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result);
+/* Carries them out.  Each *result is bytes moved, -errno, or VU_URING_NOT_DONE; none is still on its way.
  */
 void vu_uring_run(struct vu_uring *ring);
 
