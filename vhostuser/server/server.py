@@ -125,13 +125,14 @@ class Server:
             await self._helper.close()
             self._helper = None
         # A thread that is about to report something must not come late, when there is no device to tell.
+        has_run = self._runner is not None
         if self._runner is not None:
             self._runner.close()
             self._runner = None
         for device in self._served:
             device.close()
         self._served.clear()
-        if self._worker_threads:
+        if self._worker_threads and has_run:
             for number, done in enumerate(self.worker_counters()):
                 _log.info("worker %d: %s", number, summarise_worker(done))
         # What front-ends sent may hang; their own trouble, and the process can end without it.

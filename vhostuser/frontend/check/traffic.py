@@ -193,8 +193,8 @@ def _start_load(peer: Peer, flood: Flood) -> None:
             raise CheckFailedError(f"frames back within {deadline.seconds:g} s of a start", "none")
 
 
-def send_at(driver: VirtioNetDriver, gpa: int, content: bytes) -> None:
-    """Send a frame out of a buffer at this guest address, which may lie across regions."""
+def send_at(driver: VirtioNetDriver, gpa: int, content: bytes, *, kicks: bool = True) -> None:
+    """Send a frame out of a buffer at this guest address, which may lie across regions; perhaps unkicked."""
     whole = PLAIN.build(driver.header_size) + content
     driver.memory.write(gpa, whole)
     # What the driver frees when the chain comes back is a stand-in.
@@ -203,7 +203,7 @@ def send_at(driver: VirtioNetDriver, gpa: int, content: bytes) -> None:
     if ring.add([Segment(gpa, len(whole))], (), token) is None:
         raise CheckFailedError("room in the transmit ring", "none")
     ring.publish()
-    if ring.needs_kick():
+    if kicks and ring.needs_kick():
         driver.kick(TX)
 
 
