@@ -108,3 +108,10 @@ def test_moments_in_which_a_wake_up_would_be_lost(builder: Builder) -> None:
     program = builder.program(HARNESS / "race_wakeups.c", MEMORY, link=wrapped)
 
     assert run([program]) == "12 races, nothing lost\n"
+
+
+def test_end_of_postcopy_leaves_nobody_waiting(builder: Builder) -> None:
+    """A page is touched just when the registration ends: without the wake-up after it, a few rounds hang."""
+    program = builder.program(HARNESS / "stress_unregister.c", MEMORY)
+
+    assert run([program, "20000"]) == "rounds 20000\n"

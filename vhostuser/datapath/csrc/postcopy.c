@@ -92,6 +92,9 @@ void vu_memory_unregister(const struct vu_memory *memory, int uffd)
         struct uffdio_range range = range_of(memory->regions[i].mapping);
 
         ioctl(uffd, UFFDIO_UNREGISTER, &range);
+        /* The kernel (6.18) wakes who waits before it takes the range out, and a fault that comes in between
+           would sleep for ever: on the list it is before the range is out, so this finds it. */
+        ioctl(uffd, UFFDIO_WAKE, &range);
     }
 }
 
