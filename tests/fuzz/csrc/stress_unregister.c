@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The end of postcopy while a worker touches guest memory: whenever the touch comes, nobody waits afterwards for
- * a page that nobody brings.  One thread touches a page that is not there, in the moment in which another one
- * ends the registration, at random distances.
+ * The end of postcopy while a worker touches guest memory: whenever the touch comes, nobody waits afterwards
+ * for a page that nobody brings.  One thread touches a page that is not there, in the moment in which another
+ * one ends the registration, at random distances.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
