@@ -122,7 +122,7 @@ static vu_always_inline void serve(const struct vu_ring_ops *ops, struct vu_pair
         vu_vring_break(vring, result);
     } else {
         pair->control->state = VU_CONTROL_ASKED;
-        vu_event_put(pair->worker, &event);
+        vu_event_put(pair, &event);
     }
 }
 

@@ -57,7 +57,7 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
 
     /* Both rings may start in this turn, and this one is served first: what waits in it is not lost. */
     open = vu_ring_runs(&tx->pair->vring[VU_RX]);
-    vu_enqueue_begin(&rx, tx->pair);
+    vu_enqueue_begin(&rx, tx->pair, tx->scratch);
     if (!ops->general && open)
         vu_enqueue_ahead(ops, &rx, tx->fetched);
     /* The first has its chance whatever was fetched for it: else nobody would come further. */

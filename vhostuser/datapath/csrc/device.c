@@ -114,8 +114,9 @@ static int fault_at(const struct vu_device *device, const void *host)
     return vu_inflight_owns(device->inflight, host) ? VU_ERR_INFLIGHT_FAULT : VU_ERR_MEMORY_FAULT;
 }
 
-void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where)
+void vu_device_fault(const struct vu_pair *pair, int error, uintptr_t where)
 {
+    struct vu_device *device = pair->device;
     struct vu_event event = {.kind = VU_EVENT_DEVICE_FAULTED, .device = device->id, .error = error};
     const struct vu_region *region = NULL;
 
@@ -130,10 +131,12 @@ void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int err
         event.value[1] = region->gpa;
         event.value[2] = region->size;
     }
-    vu_event_put(worker, &event);
+    vu_event_put(pair, &event);
 }
 
-void vu_device_faulted_at(struct vu_device *device, struct vu_worker *worker, uintptr_t address)
+void vu_device_unwound(const struct vu_guard *guard)
 {
-    vu_device_fault(device, worker, fault_at(device, (const void *)address), address);
+    const struct vu_pair *pair = guard->culprit;
+
+    vu_device_fault(pair, fault_at(pair->device, (const void *)guard->address), guard->address);
 }

@@ -77,7 +77,7 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
 static int read_failed(struct vu_pair *pair, int error)
 {
     if (error == EFAULT)
-        vu_device_fault(pair->device, pair->worker, VU_ERR_MEMORY_FAULT, 0);
+        vu_device_fault(pair, VU_ERR_MEMORY_FAULT, 0);
     else if (error == EBADFD)
         vu_pair_port_gone(pair, error);
     return PORT_EMPTY;
@@ -90,7 +90,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
     struct vu_enqueue rx;
     int state = PORT_MORE;
 
-    vu_enqueue_begin(&rx, pair);
+    vu_enqueue_begin(&rx, pair, pair->worker->scratch);
     for (uint32_t i = 0; i < VU_BURST && vu_enqueue_room(&rx); i++) {
         struct vu_net_hdr header = {0};
         size_t in_place = 0;
@@ -184,7 +184,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
 
     memset(frame, 0, pair->frame_size);
     memcpy(frame, head, sizeof(head));
-    vu_enqueue_begin(&rx, pair);
+    vu_enqueue_begin(&rx, pair, pair->worker->scratch);
     for (uint32_t i = 0; i < VU_BURST && vu_enqueue_room(&rx); i++) {
         struct vu_net_hdr header = {0};
         uint64_t sequence = htole64(pair->sequence);

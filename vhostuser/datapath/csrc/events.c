@@ -2,8 +2,9 @@
 /* What C reports up: a bounded queue, one writer (the worker) and one reader (the loop). */
 #include "state.h"
 
-void vu_event_put(struct vu_worker *worker, const struct vu_event *event)
+void vu_event_put(const struct vu_pair *pair, const struct vu_event *event)
 {
+    struct vu_worker *worker = vu_guard_current ? vu_guard_current->worker : pair->worker;
     uint32_t head = worker->events_head;
 
     /* Pairs with the release of events_tail by the reader: the slot is free before it is written. */

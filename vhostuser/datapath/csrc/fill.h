@@ -18,10 +18,11 @@ struct vu_enqueue {
     struct vu_tally tally;
 };
 
-static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_pair *pair)
+/* scratch: of the worker whose turn it is. */
+static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_pair *pair,
+                                              struct vu_scratch *scratch)
 {
-    *rx = (struct vu_enqueue){
-        .vring = &pair->vring[VU_RX], .device = pair->device, .scratch = pair->worker->scratch};
+    *rx = (struct vu_enqueue){.vring = &pair->vring[VU_RX], .device = pair->device, .scratch = scratch};
     rx->scratch->rx_pieces.used = rx->scratch->rx_pieces.walked = 0;
 }
 

@@ -32,7 +32,15 @@ static void on_sigbus(int number, siginfo_t *info, void *context)
     bool sent = info->si_code <= 0; /* by kill(): no address comes with it, and no instruction to repeat */
     const void *where = NULL;
 
-    if (guard && !sent && (where = shared_at(guard->pair, info->si_addr))) {
+    if (guard && !sent) {
+        guard->culprit = guard->pair;
+        where = shared_at(guard->pair, info->si_addr);
+        if (!where && guard->receiver) {
+            guard->culprit = guard->receiver;
+            where = shared_at(guard->receiver, info->si_addr);
+        }
+    }
+    if (where) {
         vu_guard_current = NULL;
         guard->address = (uintptr_t)where;
         siglongjmp(guard->unwind, 1);

@@ -72,12 +72,12 @@ static bool same_miss(const struct vu_miss *a, const struct vu_miss *b)
 
 /* Reports by one event for all that come before the control side looks; they stand in the rings, so that none
    is lost with the event. */
-static void tell(struct vu_device *device, struct vu_worker *worker)
+static void tell(struct vu_device *device, const struct vu_pair *pair)
 {
     struct vu_event event = {.kind = VU_EVENT_IOTLB_MISS, .device = device->id};
 
     if (!__atomic_exchange_n(&device->misses_told, true, __ATOMIC_RELAXED))
-        vu_event_put(worker, &event);
+        vu_event_put(pair, &event);
 }
 
 /* Writes nothing but its own ring's: others may be another worker's. */
@@ -86,7 +86,7 @@ static void park(struct vu_vring *vring, uint64_t iova, uint32_t access)
     vring->miss = (struct vu_miss){.iova = iova, .access = access};
     vring->miss_told = false;
     vring->parked = true;
-    tell(vring->pair->device, vring->pair->worker);
+    tell(vring->pair->device, vring->pair);
     /* Frames that arrive must not wake a ring that cannot take them. */
     vu_pair_watch_port(vring->pair);
 }
@@ -247,7 +247,7 @@ uint32_t vu_iotlb_take_misses(struct vu_device *device, struct vu_miss *misses, 
             continue;
         other = asked_for(device, &vring->miss);
         if (!other && count == max) {
-            tell(device, vring->pair->worker);
+            tell(device, vring->pair);
             break;
         }
         vring->miss.serial = other ? other->miss.serial : ++device->misses;
@@ -274,7 +274,7 @@ void vu_iotlb_ask_again(struct vu_device *device)
     for (struct vu_vring *vring = first_ring(device); vring; vring = next_ring(vring)) {
         if (vring->parked) {
             vring->miss_told = false;
-            tell(device, vring->pair->worker);
+            tell(device, vring->pair);
         }
     }
 }

@@ -134,14 +134,15 @@ void vu_pair_wake(struct vu_pair *pair, uint32_t ready)
 void vu_pair_watch_port(struct vu_pair *pair)
 {
     const struct vu_vring *rx = &pair->vring[VU_RX];
-    bool filling = rx->enabled == VU_RING_ENABLED && !rx->parked &&
-                   (rx->state == VU_VRING_STARTING || rx->state == VU_VRING_RUNNING);
     struct epoll_event event = {.data.ptr = &pair->sources[VU_SOURCE_PORT]};
     uint32_t wanted = 0;
+    bool filling;
     int operation;
 
     if (pair->port_kind != VU_PORT_FD)
         return;
+    filling = rx->enabled == VU_RING_ENABLED && !rx->parked &&
+              (rx->state == VU_VRING_STARTING || rx->state == VU_VRING_RUNNING);
     /* A port that cannot be read now is not watched: edge-triggered or not, every arriving frame would
        wake us for nothing as long as the guest gives no buffers. */
     if (!pair->port_gone && pair->port_reads && filling && !pair->starved)
@@ -166,7 +167,7 @@ void vu_pair_port_gone(struct vu_pair *pair, int error)
     if (pair->port_gone)
         return;
     pair->port_gone = true;
-    vu_event_put(pair->worker, &event);
+    vu_event_put(pair, &event);
     if (pair->port_watched)
         vu_pair_watch_port(pair);
 }

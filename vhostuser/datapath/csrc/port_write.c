@@ -110,7 +110,7 @@ static int write_failed(struct vu_pair *pair, int error)
         return STOP;
     case EFAULT:
         /* A system call reports by errno what a load would by SIGBUS: the pages are gone. */
-        vu_device_fault(pair->device, pair->worker, VU_ERR_MEMORY_FAULT, 0);
+        vu_device_fault(pair, VU_ERR_MEMORY_FAULT, 0);
         return STOP;
     case EBADFD:
         vu_pair_port_gone(pair, error);

@@ -125,7 +125,7 @@ bool vu_vring_first_look(struct vu_vring *vring)
     event.value[3] |= (uint64_t)vring->resubmit_left << 32;
     vring->looked_at = true;
     vring->state = VU_VRING_RUNNING;
-    vu_event_put(vring->pair->worker, &event);
+    vu_event_put(vring->pair, &event);
     return true;
 }
 

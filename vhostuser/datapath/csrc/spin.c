@@ -50,7 +50,8 @@ static vu_always_inline bool takes_frames(const struct vu_pair *pair)
 {
     const struct vu_vring *tx = &pair->vring[VU_TX];
 
-    return is_open(tx) && tx->enabled != VU_RING_HELD && !pair->port_blocked && !pair->vring[VU_RX].parked;
+    return is_open(tx) && tx->enabled != VU_RING_HELD && !pair->port_blocked &&
+           !(pair->port_kind == VU_PORT_ECHO && pair->vring[VU_RX].parked);
 }
 
 static vu_always_inline bool waits_for_buffers(const struct vu_pair *pair)
@@ -91,7 +92,7 @@ static vu_noinline bool guarded(struct vu_worker *worker, struct vu_pair *pair, 
     if (vu_unlikely(vu_device_is_faulted(pair->device)))
         return false;
     if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair))) {
-        vu_device_faulted_at(pair->device, worker, worker->guard.address);
+        vu_device_unwound(&worker->guard);
         return false;
     }
     ready = arms ? arm(pair) : look(pair);

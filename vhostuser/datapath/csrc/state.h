@@ -201,15 +201,16 @@ bool vu_turn_enter(struct vu_worker *worker);
 bool vu_turn_leave(struct vu_worker *worker);
 void vu_turn_await(struct vu_worker *worker);
 
-/* events.c */
-void vu_event_put(struct vu_worker *worker, const struct vu_event *event);
+/* events.c: to the queue of the worker whose turn this thread is in, or else of the pair's own, which is
+   paused then: a ring may be filled in another worker's turn, and a queue has one writer. */
+void vu_event_put(const struct vu_pair *pair, const struct vu_event *event);
 bool vu_events_pending(const struct vu_worker *worker);
 
-/* device.c: the front-end did what none may.  VU_ERR_MEMORY_FAULT: memory went away, at host address `where`
-   (0 when a system call said so).  VU_ERR_NOTIFY: an fd of ring `where` blocks. */
-void vu_device_fault(struct vu_device *device, struct vu_worker *worker, int error, uintptr_t where);
-/* device.c: the same for a guard that was unwound to, by the address that went away. */
-void vu_device_faulted_at(struct vu_device *device, struct vu_worker *worker, uintptr_t address);
+/* device.c: the pair's front-end did what none may.  VU_ERR_MEMORY_FAULT: memory went away, at host address
+   `where` (0 when a system call said so).  VU_ERR_NOTIFY: an fd of ring `where` blocks. */
+void vu_device_fault(const struct vu_pair *pair, int error, uintptr_t where);
+/* device.c: the same for a guard that was unwound to. */
+void vu_device_unwound(const struct vu_guard *guard);
 
 /* pair.c: puts the pair on its worker's run queue; asks epoll for what the pair can use of its port now. */
 void vu_pair_wake(struct vu_pair *pair, uint32_t ready);

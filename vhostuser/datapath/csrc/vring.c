@@ -21,7 +21,7 @@ static void poke(struct vu_vring *vring, int fd)
         return;
     vu_watchdog_feed();
     if (vu_unlikely(write(fd, &one, sizeof(one)) < 0 && errno == EINTR))
-        vu_device_fault(vring->pair->device, vring->pair->worker, VU_ERR_NOTIFY, vring->index);
+        vu_device_fault(vring->pair, VU_ERR_NOTIFY, vring->index);
 }
 
 void vu_vring_call(struct vu_vring *vring)
@@ -47,7 +47,7 @@ void vu_vring_break(struct vu_vring *vring, int error)
     vring->error = error;
     for (unsigned i = 0; i < VU_ARRAY_SIZE(event.value); i++)
         event.value[i] = vring->trouble[i];
-    vu_event_put(vring->pair->worker, &event);
+    vu_event_put(vring->pair, &event);
     poke(vring, vring->err_fd);
     vu_pair_watch_port(vring->pair); /* nobody wants its frames any more */
 }

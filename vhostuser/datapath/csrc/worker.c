@@ -34,6 +34,7 @@ struct vu_worker *vu_worker_new(void)
     vu_gate_open(&worker->gate);
     worker->timer_source.kind = VU_SOURCE_TIMER;
     worker->wake_source.kind = VU_SOURCE_WAKE;
+    worker->guard.worker = worker;
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     worker->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -103,7 +104,7 @@ static void drain(struct vu_vring *vring)
     for (int i = 0; i < 64 && length > 0; i++)
         length = read(vring->kick_fd, bytes, sizeof(bytes));
     if (vu_unlikely(length < 0 && errno == EINTR))
-        vu_device_fault(vring->pair->device, vring->pair->worker, VU_ERR_NOTIFY, vring->index);
+        vu_device_fault(vring->pair, VU_ERR_NOTIFY, vring->index);
 }
 
 static void wake_all(struct vu_worker *worker, bool polled_only)
@@ -189,7 +190,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         return 0;
     }
     if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair))) {
-        vu_device_faulted_at(pair->device, worker, worker->guard.address);
+        vu_device_unwound(&worker->guard);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */
     }
