@@ -26,6 +26,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
         "device.h",
         "filter.h",
         "control.h",
+        "switch.h",
         "iotlb.h",
         "worker.h",
     ),

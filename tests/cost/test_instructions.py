@@ -20,7 +20,7 @@ TOLERANCE = 0.03
 """Either way: a path that has become cheaper gets a new number, or the next loss is not seen."""
 ALLOWED: dict[str, dict[str, float]] = json.loads((HERE / "instructions.json").read_text())
 """By the compiler's major version, for another compiler makes other code, and by work."""
-WORKS = [f"{work} {ring}" for work in ("sink", "echo") for ring in ("split", "packed")]
+WORKS = [f"{work} {ring}" for work in ("sink", "echo", "switch") for ring in ("split", "packed")]
 
 
 def run(*argv: str) -> str:

@@ -73,7 +73,7 @@ def test_guest_that_changes_what_is_being_read(builder: Builder) -> None:
     out = run([program, "1000"])
 
     least_of = {"turns": 1000, "flips": 100_000, "packets": 100, "drops": 100, "broken": 100}
-    least_of |= {"filtered": 10, "commands": 100}
+    least_of |= {"filtered": 10, "switched": 10, "commands": 100}
     for what, least in least_of.items():
         assert number(rf"{what} (\d+)", out) >= least, out
 
@@ -89,15 +89,20 @@ def test_pause_is_a_barrier(builder: Builder) -> None:
     assert number(r"events (\d+)", out) >= 500
 
 
-def test_pairs_move_between_threads(builder: Builder) -> None:
-    """Two devices of two pairs on three threads, which they share and change; counters are read meanwhile."""
+@pytest.mark.parametrize("port", ["echo", "switch"])
+def test_pairs_move_between_threads(builder: Builder, port: str) -> None:
+    """Two devices of two pairs on three threads, which they share and change; counters are read meanwhile.
+
+    On a switch each thread fills the rings of both.
+    """
     program = builder.program(HARNESS / "stress_workers.c", THREADS)
 
-    out = run(["setarch", "-R", program, "1000"])
+    out = run(["setarch", "-R", program, "1000", port])
 
     assert number(r"rounds (\d+)", out) == 1000
     # Eight at the beginning, and one in each fifth round.
     assert number(r"started (\d+)", out) == 208
+    assert number(r"received (\d+)", out) >= 10_000
     assert number(r"reads (\d+)", out) >= 1000
     assert "a pause of 3 workers took us: half" in out
 

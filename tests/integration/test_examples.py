@@ -47,14 +47,6 @@ def test_two_guests_reach_each_other() -> None:
     assert "vm2: 100 frames from the guest" in text
 
 
-def test_two_guests_hear_themselves_where_there_is_no_bridge() -> None:
-    text = run("env", "PATH=/nowhere", sys.executable, str(EXAMPLES / "two_guests.py"))
-
-    assert "no bridge, each guest is echoed" in text
-    assert "200 of 200 frames arrived at their sender" in text
-    assert "vm1: 100 frames from the guest, 100 to it" in text
-
-
 def test_server_api_prints_counters_and_ends_by_itself() -> None:
     with tempfile.TemporaryDirectory(prefix="vhu-") as folder:
         path = f"{folder}/vm1.sock"

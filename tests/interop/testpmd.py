@@ -71,15 +71,18 @@ class Rates:
 
 
 def virtio_user(path: Path, queues: int = 1, size: int = 1024, **options: int | str) -> str:
-    """The --vdev words of a virtio-user front-end; options such as mrg_rxbuf=0, in_order=1, server=1."""
+    """The --vdev words of a virtio-user front-end; options such as mrg_rxbuf=0, in_order=1, server=1;
+    number=1 for a second one."""
+    number = options.pop("number", 0)
     words = "".join(f",{name}={value}" for name, value in options.items())
-    return f"net_virtio_user0,path={path},queues={queues},queue_size={size}{words}"
+    return f"net_virtio_user{number},path={path},queues={queues},queue_size={size}{words}"
 
 
 def net_vhost(path: Path, queues: int = 1, **options: int | str) -> str:
     """The --vdev words of DPDK's own vhost-user back-end."""
+    number = options.pop("number", 0)
     words = "".join(f",{name}={value}" for name, value in options.items())
-    return f"net_vhost0,iface={path},queues={queues}{words}"
+    return f"net_vhost{number},iface={path},queues={queues}{words}"
 
 
 def net_tap(interface: str) -> str:

@@ -16,6 +16,7 @@ from vhostuser.ports.base import ALL_OFFLOADS, parse_port, port_type
 from vhostuser.ports.echo import EchoPort
 from vhostuser.ports.sink import SinkPort
 from vhostuser.ports.source import SourcePort
+from vhostuser.ports.switch import SwitchPort
 from vhostuser.ports.tap import TapPort
 from vhostuser.wire.features import feature_names
 
@@ -27,6 +28,7 @@ from vhostuser.wire.features import feature_names
         ("sink", SinkPort),
         ("source", SourcePort),
         ("source:size=60", SourcePort),
+        ("switch:lan", SwitchPort),
         ("tap:x", TapPort),
     ],
 )
@@ -41,9 +43,9 @@ def test_a_spec_names_a_port(spec: str, kind: type[object]) -> None:
     [
         ("ecko", "there is no port type 'ecko' (did you mean 'echo'?)"),
         ("TAP:x", "there is no port type 'TAP' (did you mean 'tap'?)"),
-        ("xyz", "there is no port type 'xyz': it may be echo, sink, source, tap"),
-        ("", "there is no port type '': it may be echo, sink, source, tap"),
-        (":x", "there is no port type '': it may be echo, sink, source, tap"),
+        ("xyz", "there is no port type 'xyz': it may be echo, sink, source, switch, tap"),
+        ("", "there is no port type '': it may be echo, sink, source, switch, tap"),
+        (":x", "there is no port type '': it may be echo, sink, source, switch, tap"),
     ],
 )
 def test_a_spec_that_names_none(spec: str, sentence: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from vhostuser.datapath.port_ops import PortCaps
     from vhostuser.wire.features import ProtocolFeature, VirtioFeature
     from vhostuser.wire.requests import RequestRow
 
@@ -112,7 +113,7 @@ def make_listing() -> Listing:
             lambda kind, offer: protocol_offer(
                 disabled=no_protocol,
                 config_space=offer is Offer.CONFIG_SPACE,
-                postcopy=offer is Offer.POSTCOPY,
+                postcopy=offer is Offer.POSTCOPY and _caps(kind).postcopy,
             ),
         ),
         _request_lines(FRONTEND_REQUESTS),
@@ -120,17 +121,21 @@ def make_listing() -> Listing:
     )
 
 
+def _caps(kind: str) -> PortCaps:
+    from vhostuser.ports.base import parse_port
+
+    # Some have to have a name; what they may offer does not hang on it.
+    return parse_port(f"{kind}:any" if kind in ("switch", "tap") else kind).caps
+
+
 def _virtio_offer(kind: str, offer: Offer) -> VirtioFeature:
     """With the option that ``offer`` is named after."""
     from vhostuser.net.offer import protocol_offer, virtio_offer
-    from vhostuser.ports.base import parse_port
     from vhostuser.wire.features import ProtocolFeature, VirtioFeature
 
-    # A tap has to have a name; what it may offer does not hang on it.
-    caps = parse_port("tap:any" if kind == "tap" else kind).caps
     config_space = offer is Offer.CONFIG_SPACE
     bits = virtio_offer(
-        caps,
+        _caps(kind),
         disabled=VirtioFeature(0),
         protocol=protocol_offer(disabled=ProtocolFeature(0), config_space=config_space),
         uso=offer is Offer.USO,

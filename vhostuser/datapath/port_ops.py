@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from vhostuser.datapath.switching import Member
 from vhostuser.wire.features import VirtioFeature
 
 
@@ -29,6 +30,9 @@ class PortCaps:
     max_frame: int
     """The largest frame in bytes, Ethernet header included and virtio-net header excluded."""
 
+    postcopy: bool = True
+    """Who touches the guest's memory for this port may wait for a page of it."""
+
 
 class PortKind(Enum):
     """How the C core moves frames between a vring pair and the port."""
@@ -45,6 +49,9 @@ class PortKind(Enum):
     SOURCE = "source"
     """Frames of `PortOps.frame_size` are made for every receive buffer; what the guest sends is dropped."""
 
+    SWITCH = "switch"
+    """Frames go to other devices on the switch of `PortOps.member`, each to where its address was seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class PortOps:
@@ -57,3 +64,4 @@ class PortOps:
     kind: PortKind
     fds: tuple[int, ...] = ()
     frame_size: int = 0
+    member: Member | None = None

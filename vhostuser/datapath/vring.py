@@ -7,7 +7,7 @@ swapped, or the port is unset.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -20,11 +20,12 @@ from vhostuser.datapath.inflight import InflightRegion
 from vhostuser.datapath.mapping import MappedMemory
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.rx_filter import RxFilter
+from vhostuser.datapath.switching import Member
 from vhostuser.datapath.worker import Worker, paused
 from vhostuser.errors import GuestError
 from vhostuser.wire.features import VirtioFeature
 
-_PORT_KINDS = {PortKind.FD: 1, PortKind.ECHO: 2, PortKind.SINK: 3, PortKind.SOURCE: 4}
+_PORT_KINDS = {PortKind.FD: 1, PortKind.ECHO: 2, PortKind.SINK: 3, PortKind.SOURCE: 4, PortKind.SWITCH: 6}
 _NO_PORT = 0
 
 MAX_COMMAND: Final = lib.VU_CONTROL_BYTES
@@ -97,12 +98,18 @@ class PacketDevice:
         if self.handle == ffi.NULL:
             raise MemoryError
         self._pairs: dict[int, RingPair] = {}
+        self._member: Member | None = None
+
+    def join(self, member: Member) -> None:
+        """Its pairs may have `PortKind.SWITCH` from now on, until `close`. Raises EnvironmentLacksError."""
+        member.join(self)
+        self._member = member
 
     def pair(self, n: int) -> RingPair:
         """Pair n, made when it is first asked for."""
         if n not in self._pairs:
             worker = self._workers[(self._id + n) % len(self._workers)]
-            with paused([worker]):
+            with self.paused(worker):
                 self._pairs[n] = RingPair(self, n, worker)
         return self._pairs[n]
 
@@ -116,12 +123,22 @@ class PacketDevice:
         """Those that its pairs are spread over."""
         return self._workers
 
-    def paused(self) -> AbstractContextManager[None]:
+    def paused(self, *others: Worker) -> AbstractContextManager[None]:
         """Inside, nothing of the device runs: one pause around several changes, each of which pauses too.
 
-        The workers of its pairs stand still, with whatever else is on them; see `worker.paused`.
+        The workers of its pairs stand still, with whatever else is on them; see `worker.paused`. So do
+        ``others``, and those of its switch, which may be filling its rings.
         """
-        return paused({pair.worker for pair in self._pairs.values()})
+        own = {pair.worker for pair in self._pairs.values()}
+        return paused({*own, *others, *self._neighbours})
+
+    def paused_for(self, pair: RingPair) -> AbstractContextManager[None]:
+        """The same for a change of nothing but this pair."""
+        return paused({pair.worker, *self._neighbours})
+
+    @property
+    def _neighbours(self) -> Iterable[Worker]:
+        return () if self._member is None else self._member.switch.workers
 
     def move(self, workers: Sequence[Worker]) -> None:
         """From now on its pairs are spread over these, running or not; nothing of what they do is lost.
@@ -129,7 +146,9 @@ class PacketDevice:
         What the old workers have reported of them is still in their queues. Raises nothing: a ring whose
         kick fd the kernel does not watch is broken and reported.
         """
-        with paused({*workers, *(pair.worker for pair in self._pairs.values())}):
+        if self._member is not None:
+            self._member.switch.workers.update(workers)
+        with self.paused(*workers):
             self._workers = workers
             for n, pair in self._pairs.items():
                 pair.worker = workers[(self._id + n) % len(workers)]
@@ -183,6 +202,8 @@ class PacketDevice:
             for pair in self._pairs.values():
                 lib.vu_pair_free(pair.handle)
             self._pairs.clear()
+            if self._member is not None:
+                self._member.leave()
             lib.vu_device_free(self.handle)
         self.handle = ffi.NULL
 
@@ -192,6 +213,7 @@ class RingPair:
 
     def __init__(self, device: PacketDevice, n: int, worker: Worker) -> None:
         self.worker = worker
+        self._device = device
         self.handle = lib.vu_pair_new(device.handle, worker.handle, n)
         if self.handle == ffi.NULL:
             raise MemoryError
@@ -201,12 +223,12 @@ class RingPair:
     ) -> None:
         """What the frames of this pair come from and go to. ``reads``: this pair empties the port's queue."""
         number = _NO_PORT if kind is None else _PORT_KINDS[kind]
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_pair_set_port(self.handle, number, fd, reads, frame_size)
 
     def set_control(self) -> None:
         """Ring 0 is a control ring from now on, until `set_port`; each command is an event of its own."""
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             if lib.vu_pair_set_control(self.handle) < 0:
                 raise MemoryError
 
@@ -214,7 +236,7 @@ class RingPair:
         """The command that waits for `answer`; None when none does. Cut to nothing when it is longer than
         `MAX_COMMAND`."""
         content = ffi.new("uint8_t[]", MAX_COMMAND)
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             length = lib.vu_control_command(self.handle, content)
         if not length:
             return None
@@ -222,7 +244,7 @@ class RingPair:
 
     def answer(self, ack: int) -> None:
         """The ack byte of the command that waits; the worker writes it and looks for the next one."""
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_control_answer(self.handle, ack)
 
     def start(self, ring: int, setup: VringSetup) -> None:
@@ -247,32 +269,32 @@ class RingPair:
                 "big_endian": setup.is_big_endian,
             },
         )
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             self._check(ring, lib.vu_vring_start(self.handle, ring, c_setup))
 
     def stop(self, ring: int) -> int:
         """Stops it, running or not; returns its position as the answer to GET_VRING_BASE has it."""
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             return lib.vu_vring_stop(self.handle, ring)
 
     def set_enabled(self, ring: int, enabled: RingEnabled) -> None:
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_vring_set_enabled(self.handle, ring, enabled)
 
     def set_kick(self, ring: int, fd: int, is_drained: bool) -> None:
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             self._check(ring, lib.vu_vring_set_kick(self.handle, ring, fd, is_drained))
 
     def set_call(self, ring: int, fd: int) -> None:
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_vring_set_call(self.handle, ring, fd)
 
     def set_log(self, ring: int, is_logged: bool, address: int) -> None:
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_vring_set_log(self.handle, ring, is_logged, address)
 
     def set_err(self, ring: int, fd: int) -> None:
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_vring_set_err(self.handle, ring, fd)
 
     def counters(self, ring: int) -> VringCounters:
@@ -302,7 +324,7 @@ class RingPair:
         drops = [counters.drops.get(name, 0) for name in DROP_NAMES]
         numbers = {field.name: getattr(counters, field.name) for field in fields(counters)}
         c = ffi.new("struct vu_counters *", {**numbers, "drops": drops})
-        with paused([self.worker]):
+        with self._device.paused_for(self):
             lib.vu_vring_set_counters(self.handle, ring, c)
 
     def _check(self, ring: int, result: int) -> None:

@@ -14,11 +14,16 @@ from vhostuser.datapath.vring import PacketDevice
 
 
 class PairPorts:
-    """Tells C where the pairs of one device read and write, and owns the fds that this takes."""
+    """Tells C where the pairs of one device read and write, and owns the fds that this takes.
+
+    Raises EnvironmentLacksError when the switch behind the port has no place left.
+    """
 
     def __init__(
         self, packet: PacketDevice, ops: PortOps, queues: int, log: logging.LoggerAdapter[logging.Logger]
     ) -> None:
+        if ops.member is not None:
+            packet.join(ops.member)
         self._packet = packet
         self._ops = ops
         self._queues = queues

@@ -42,6 +42,7 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = {
     "echo": ("vhostuser.ports.echo", "EchoPort"),
     "sink": ("vhostuser.ports.sink", "SinkPort"),
     "source": ("vhostuser.ports.source", "SourcePort"),
+    "switch": ("vhostuser.ports.switch", "SwitchPort"),
     "tap": ("vhostuser.ports.tap", "TapPort"),
 }
 

@@ -66,6 +66,8 @@ class ServedDevice:
         self._endpoint: Endpoint | None = None
         self._port: Port = parse_port(config.port)
         ops = self._port.open(config.queues)
+        if not self._port.caps.postcopy:
+            lender = None
         try:
             if config.mtu is not None:
                 self._port.set_mtu(config.mtu)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Bursts of frames through one pair, on one thread, so that a simulator can count the instructions of each:
- * a driver that fills its rings, a turn of the worker, and again.
+ * Bursts of frames through one pair, or from one device's into another's, on one thread, so that a simulator
+ * can count the instructions of each: a driver that fills its rings, a turn of the worker, and again.
  *
- *   bursts sink|echo split|packed BYTES ROUNDS
+ *   bursts sink|echo|switch split|packed BYTES ROUNDS
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -13,7 +13,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "forward.h"
 #include "packed.h"
+#include "spin.h"
 #include "state.h"
 
 #define SIZE 256 /* entries of a ring */
@@ -109,19 +111,36 @@ static void start(struct vu_pair *pair, int ring)
     require(vu_vring_start(pair, ring, &setup) == VU_OK);
 }
 
+/* The frames that are sent again and again: from one station of a switch to another, which is known there. */
+static void address(struct vu_switch *lan, struct vu_device *receiver)
+{
+    static const uint8_t head[VU_ETH_HEADER] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5};
+
+    for (unsigned slot = 0; slot < SIZE; slot++)
+        memcpy(view + (buffer(VU_TX, slot) - GPA) + VU_NET_HDR_SIZE, head, sizeof(head));
+    vu_fdb_learn(&lan->fdb, 0x020000000002, receiver->member->number,
+                 (uint32_t)(vu_spin_clock() / 1000000000));
+}
+
 int main(int argc, char **argv)
 {
     struct vu_region_setup setup = {.gpa = GPA, .size = BYTES, .uva = UVA, .map_length = BYTES};
     struct vu_worker *worker = vu_worker_new();
-    struct vu_device *device = vu_device_new(0);
+    struct vu_switch *lan = vu_switch_new(300, 1);
+    struct vu_device *device[2] = {vu_device_new(0),
+                                   vu_device_new(1)}; /* by ring; one for both but on a switch */
+    struct vu_pair *pair[2];
     struct vu_memory *memory;
     struct vu_counters counters;
     uint32_t failed_region, length, rounds;
-    int failed_errno;
-    bool echo, packed;
+    int failed_errno, first, kind;
+    bool packed;
 
-    require(argc == 5 && worker && device);
-    echo = !strcmp(argv[1], "echo");
+    require(argc == 5 && worker && lan && device[0] && device[1]);
+    kind = !strcmp(argv[1], "echo")     ? VU_PORT_ECHO
+           : !strcmp(argv[1], "switch") ? VU_PORT_SWITCH
+                                        : VU_PORT_SINK;
+    first = kind == VU_PORT_SINK ? VU_TX : VU_RX;
     packed = !strcmp(argv[2], "packed");
     length = (uint32_t)atoi(argv[3]) + VU_NET_HDR_SIZE;
     rounds = (uint32_t)atoi(argv[4]);
@@ -132,15 +151,24 @@ int main(int argc, char **argv)
     require(view != MAP_FAILED && memory);
 
     vu_worker_pause(worker);
-    vu_device_set_memory(device, memory);
-    vu_device_set_features(device, VU_F_VERSION_1 | VU_F_MRG_RXBUF | (packed ? VU_F_RING_PACKED : 0));
-    struct vu_pair *pair = vu_pair_new(device, worker, 0);
-    require(pair && vu_pair_set_port(pair, echo ? VU_PORT_ECHO : VU_PORT_SINK, -1, 0, 0) == VU_OK);
-    start(pair, VU_RX);
-    start(pair, VU_TX);
+    for (int ring = VU_RX; ring <= VU_TX; ring++) {
+        vu_memory_get(memory);
+        vu_device_set_memory(device[ring], memory);
+        vu_device_set_features(device[ring],
+                               VU_F_VERSION_1 | VU_F_MRG_RXBUF | (packed ? VU_F_RING_PACKED : 0));
+        if (kind == VU_PORT_SWITCH)
+            require(vu_switch_join(lan, device[ring]));
+        pair[ring] =
+            ring == VU_TX && kind != VU_PORT_SWITCH ? pair[VU_RX] : vu_pair_new(device[ring], worker, 0);
+        require(pair[ring] && vu_pair_set_port(pair[ring], kind, -1, 0, 0) == VU_OK);
+    }
+    if (kind == VU_PORT_SWITCH)
+        address(lan, device[VU_RX]);
+    start(pair[VU_RX], VU_RX);
+    start(pair[VU_TX], VU_TX);
     vu_worker_resume(worker);
     for (uint32_t round = 0; round < rounds; round++) {
-        for (int ring = echo ? VU_RX : VU_TX; ring <= VU_TX; ring++) {
+        for (int ring = first; ring <= VU_TX; ring++) {
             if (packed)
                 offer_packed(ring, ring == VU_RX ? BUFFER : length);
             else
@@ -149,10 +177,10 @@ int main(int argc, char **argv)
         }
         while (vu_worker_turn(worker, 0) & VU_TURN_MORE)
             ;
-        for (int ring = echo ? VU_RX : VU_TX; ring <= VU_TX; ring++)
+        for (int ring = first; ring <= VU_TX; ring++)
             taken(ring, packed);
     }
-    vu_vring_counters(pair, VU_TX, &counters);
+    vu_vring_counters(pair[VU_TX], VU_TX, &counters);
     require(counters.packets == (uint64_t)rounds * SIZE);
     printf("frames %lu\n", (unsigned long)counters.packets);
     return 0;

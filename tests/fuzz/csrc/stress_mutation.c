@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "arena.h"
+#include "switch.h"
 
 #define FEATURES                                                                                          \
     (VU_F_VERSION_1 | VU_F_MRG_RXBUF | VU_F_INDIRECT_DESC | VU_F_EVENT_IDX | VU_F_CSUM | VU_F_HOST_TSO4 | \
@@ -19,6 +20,9 @@
 #define SIZE 64
 
 static struct arena arena;
+/* By ring; the same for both but on a switch, where another device, which takes no offloads, receives. */
+static struct vu_pair *pairs[2];
+static struct vu_switch *lan;
 static bool stop;
 static uint64_t flips;
 
@@ -122,7 +126,50 @@ static void restart(int ring)
         arena_write_desc(&arena_desc(&arena, ring)[i], ARENA_GPA + ARENA_BUFFERS + 1024U * (unsigned)i, 1024,
                          flags, (uint16_t)(i + 1));
     }
+    arena.pair = pairs[ring];
     arena_start(&arena, ring);
+    arena.pair = pairs[VU_TX];
+}
+
+static void begin(int kind)
+{
+    struct vu_device *receiver;
+
+    arena_begin(&arena, FEATURES, kind, SIZE, SIZE);
+    pairs[VU_RX] = pairs[VU_TX] = arena.pair;
+    if (kind != VU_PORT_SWITCH)
+        return;
+    lan = vu_switch_new(300, 1);
+    receiver = vu_device_new(8);
+    arena_require(lan && receiver);
+    vu_worker_pause(arena.worker);
+    vu_memory_get(arena.memory);
+    vu_device_set_memory(receiver, arena.memory);
+    vu_device_set_features(receiver, VU_F_VERSION_1 | VU_F_MRG_RXBUF | VU_F_INDIRECT_DESC | VU_F_EVENT_IDX);
+    arena_require(vu_switch_join(lan, arena.device) && vu_switch_join(lan, receiver));
+    pairs[VU_RX] = vu_pair_new(receiver, arena.worker, 0);
+    arena_require(pairs[VU_RX] && vu_pair_set_port(pairs[VU_RX], kind, -1, 0, 0) == VU_OK);
+    vu_worker_resume(arena.worker);
+}
+
+static void end(void)
+{
+    if (lan) {
+        struct vu_device *receiver = pairs[VU_RX]->device;
+
+        arena_require(!vu_device_faulted(receiver));
+        vu_worker_pause(arena.worker);
+        vu_vring_stop(pairs[VU_RX], VU_RX);
+        vu_pair_free(pairs[VU_RX]);
+        vu_switch_leave(receiver->member);
+        vu_switch_leave(arena.device->member);
+        vu_device_free(receiver);
+        vu_switch_free(lan);
+        lan = NULL;
+        vu_worker_resume(arena.worker);
+    }
+    arena_require(!vu_device_faulted(arena.device));
+    arena_end(&arena);
 }
 
 /* What waits on the control ring is answered; how many that were. */
@@ -142,7 +189,8 @@ static uint64_t answer(void)
 
 int main(int argc, char **argv)
 {
-    static const int kinds[] = {VU_PORT_FD, VU_PORT_ECHO, VU_PORT_SINK, VU_PORT_SOURCE, VU_PORT_CONTROL};
+    static const int kinds[] = {VU_PORT_FD,     VU_PORT_ECHO,   VU_PORT_SINK,
+                                VU_PORT_SOURCE, VU_PORT_SWITCH, VU_PORT_CONTROL};
     /* Lets the frames of the port through, which go to address 0. */
     static const struct vu_filter filter = {.unicast = VU_ACCEPT_LISTED,
                                             .multicast = VU_ACCEPT_LISTED,
@@ -150,17 +198,17 @@ int main(int argc, char **argv)
                                             .tagged = VU_ACCEPT_LISTED,
                                             .mac_count = 1};
     double span = argc > 1 ? atof(argv[1]) : 500;
-    uint64_t turns = 0, packets = 0, drops = 0, filtered = 0, commands = 0;
+    uint64_t turns = 0, packets = 0, drops = 0, filtered = 0, commands = 0, switched = 0;
     static uint8_t frame[512];
 
     arena_open(&arena);
     for (unsigned kind = 0; kind < VU_ARRAY_SIZE(kinds); kind++) {
-        double end = now() + span;
+        double last = now() + span;
         pthread_t thread;
 
-        arena_begin(&arena, FEATURES, kinds[kind], SIZE, SIZE);
+        begin(kinds[kind]);
         vu_worker_pause(arena.worker);
-        vu_device_set_filter(arena.device, &filter);
+        vu_device_set_filter(pairs[VU_RX]->device, &filter);
         if (kinds[kind] == VU_PORT_CONTROL)
             arena_require(vu_pair_set_control(arena.pair) == VU_OK);
         vu_worker_resume(arena.worker);
@@ -168,7 +216,7 @@ int main(int argc, char **argv)
         restart(VU_TX);
         __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
         arena_require(pthread_create(&thread, NULL, mutate, NULL) == 0);
-        while (now() < end) {
+        while (now() < last) {
             frame[12] = turns & 1 ? 2 : 0; /* every other one is not for this guest */
             if (kinds[kind] == VU_PORT_FD)
                 (void)!send(arena.network, frame, 12 + turns % 500, MSG_DONTWAIT);
@@ -179,7 +227,7 @@ int main(int argc, char **argv)
             commands += answer();
             arena_drain(&arena);
             for (int ring = 0; ring < 2; ring++) {
-                const struct vu_vring *vring = &arena.pair->vring[ring];
+                const struct vu_vring *vring = &pairs[ring]->vring[ring];
 
                 if (vring->state == VU_VRING_RUNNING)
                     arena_require(vring->position == vu_read_le16(&arena_used(&arena, ring)->idx));
@@ -190,18 +238,20 @@ int main(int argc, char **argv)
         __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
         pthread_join(thread, NULL);
         for (int ring = 0; ring < 2; ring++) {
-            packets += arena.pair->vring[ring].counters.packets;
+            packets += pairs[ring]->vring[ring].counters.packets;
             for (int i = 0; i < VU_DROP_COUNT; i++)
-                drops += arena.pair->vring[ring].counters.drops[i];
-            filtered += arena.pair->vring[ring].counters.drops[VU_DROP_FILTERED];
+                drops += pairs[ring]->vring[ring].counters.drops[i];
+            filtered += pairs[ring]->vring[ring].counters.drops[VU_DROP_FILTERED];
         }
-        arena_require(!vu_device_faulted(arena.device));
-        arena_end(&arena);
+        if (kinds[kind] == VU_PORT_SWITCH)
+            switched = pairs[VU_RX]->vring[VU_RX].counters.packets;
+        end();
     }
-    printf("turns %llu flips %llu packets %llu drops %llu filtered %llu commands %llu broken %llu\n",
+    printf("turns %llu flips %llu packets %llu drops %llu filtered %llu switched %llu commands %llu broken "
+           "%llu\n",
            (unsigned long long)turns, (unsigned long long)flips, (unsigned long long)packets,
-           (unsigned long long)drops, (unsigned long long)filtered, (unsigned long long)commands,
-           (unsigned long long)arena.broken);
+           (unsigned long long)drops, (unsigned long long)filtered, (unsigned long long)switched,
+           (unsigned long long)commands, (unsigned long long)arena.broken);
     arena_close(&arena);
     return 0;
 }

@@ -2,8 +2,10 @@
 /*
  * Two devices of two pairs on three worker threads, and a control side that pauses, swaps and moves while
  * guests kick and somebody reads the counters.  Under the thread sanitizer; the longest pauses are printed.
+ * Frames go back to their sender, or by a switch into the rings of the other device, which any worker fills
+ * then.
  *
- *     stress_workers ROUNDS
+ *     stress_workers ROUNDS [switch]
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -17,6 +19,7 @@
 #include <unistd.h>
 
 #include "arena.h"
+#include "switch.h"
 
 #define WORKERS 3
 #define DEVICES 2
@@ -31,12 +34,14 @@ static struct vu_worker *workers[WORKERS];
 static int told;
 static bool stop;
 static uint64_t reads;
+static struct vu_switch *lan; /* NULL: they echo */
 
 /* A device with its memory: ring r of pair p lies at (2 * p + r) * ARENA_RING_BYTES. */
 struct guest {
     int fd;
     uint8_t *view;
     struct vu_device *device;
+    struct vu_member *member;
     struct vu_memory *memory;
     struct vu_pair *pair[PAIRS];
     int kick[PAIRS][2];
@@ -104,6 +109,21 @@ static void start(struct guest *guest, int pair, int ring)
     arena_require(vu_vring_start(guest->pair[pair], ring, &setup) == VU_OK);
 }
 
+/* To everybody, to what the other device has sent from, to itself, and to nobody that is known. */
+static void write_frames(struct guest *guest, int pair, uint32_t id)
+{
+    for (unsigned i = 0; i < SIZE; i++) {
+        uint8_t *head = guest->view + BUFFERS * (1U + (unsigned)pair) + 1024U * i + 512U + VU_NET_HDR_SIZE;
+
+        memset(head, i % 4 ? 2 : 0xff, 6);
+        if (i % 4)
+            head[5] = (uint8_t)(i % 4 == 3 ? 77 : (id + i) % DEVICES);
+        head[6] = 2;
+        head[7] = head[8] = head[9] = head[10] = 2;
+        head[11] = (uint8_t)id;
+    }
+}
+
 static void open_guest(struct guest *guest, uint32_t id)
 {
     guest->fd = memfd_create("guest", MFD_CLOEXEC);
@@ -115,10 +135,14 @@ static void open_guest(struct guest *guest, uint32_t id)
     vu_memory_get(guest->memory);
     vu_device_set_memory(guest->device, guest->memory);
     vu_device_set_features(guest->device, VU_F_VERSION_1 | VU_F_MRG_RXBUF);
+    if (lan)
+        arena_require((guest->member = vu_switch_join(lan, guest->device)));
     for (int pair = 0; pair < PAIRS; pair++) {
         guest->pair[pair] =
             vu_pair_new(guest->device, workers[(id + (uint32_t)pair) % WORKERS], (uint32_t)pair);
-        arena_require(vu_pair_set_port(guest->pair[pair], VU_PORT_ECHO, -1, 0, 0) == VU_OK);
+        arena_require(vu_pair_set_port(guest->pair[pair], lan ? VU_PORT_SWITCH : VU_PORT_ECHO, -1, 0, 0) ==
+                      VU_OK);
+        write_frames(guest, pair, id);
         for (int ring = 0; ring < 2; ring++) {
             struct vu_desc *desc = ring_part(guest, pair, ring, 0);
 
@@ -143,6 +167,8 @@ static void close_guest(struct guest *guest)
         }
         vu_pair_free(guest->pair[pair]);
     }
+    if (lan)
+        vu_switch_leave(guest->member);
     vu_device_free(guest->device);
     vu_memory_put(guest->memory);
     munmap(guest->view, BYTES);
@@ -165,6 +191,11 @@ static void *read_counters(void *unused)
                 last[i][pair] = counters.packets;
                 reads++;
             }
+        }
+        if (lan) { /* as the helper thread does when a device stops, and changes its MTU */
+            vu_member_set_mtu(guests[reads % DEVICES].member, 1500);
+            vu_member_forget(guests[reads % DEVICES].member);
+            arena_require(vu_switch_addresses(lan) <= DEVICES);
         }
         sched_yield();
     }
@@ -234,12 +265,15 @@ int main(int argc, char **argv)
 {
     int rounds = argc > 1 ? atoi(argv[1]) : 200;
     double *pauses = calloc((size_t)rounds + 1, sizeof(*pauses));
-    uint64_t started = 0, waits = 0;
+    uint64_t started = 0, waits = 0, received = 0;
+    struct vu_counters counters;
     struct vu_event taken[32];
     pthread_t reader;
 
     arena_require(pauses && vu_guard_install() == 0);
     told = eventfd(0, EFD_NONBLOCK);
+    if (argc > 2 && !strcmp(argv[2], "switch"))
+        arena_require((lan = vu_switch_new(300, 0x9e3779b97f4a7c15)));
     for (int i = 0; i < WORKERS; i++)
         arena_require((workers[i] = vu_worker_new()));
     for (int i = 0; i < WORKERS; i++) /* each waits in another way */
@@ -252,7 +286,7 @@ int main(int argc, char **argv)
 
     /* And one without a change: what the last change started reports only once it has something to do. */
     for (int round = 0; round <= rounds; round++) {
-        uint16_t before[DEVICES][PAIRS];
+        uint16_t before[DEVICES][PAIRS][2];
         double began;
 
         for (int i = 0; i < DEVICES; i++) {
@@ -264,13 +298,15 @@ int main(int argc, char **argv)
         pauses[round] = now() - began;
         for (int i = 0; i < DEVICES; i++) {
             for (int pair = 0; pair < PAIRS; pair++)
-                before[i][pair] = used_index(&guests[i], pair, VU_TX);
+                for (int ring = 0; ring < 2; ring++)
+                    before[i][pair][ring] = used_index(&guests[i], pair, ring);
         }
         if (round < rounds)
             change(round);
         for (int i = 0; i < DEVICES; i++) {
             for (int pair = 0; pair < PAIRS; pair++)
-                arena_require(used_index(&guests[i], pair, VU_TX) == before[i][pair]);
+                for (int ring = 0; ring < 2; ring++)
+                    arena_require(used_index(&guests[i], pair, ring) == before[i][pair][ring]);
         }
         resume_all();
         /* A lost wake-up shows as a wait without end; the caller's time limit is its report. */
@@ -292,6 +328,12 @@ int main(int argc, char **argv)
     __atomic_store_n(&stop, true, __ATOMIC_RELEASE);
     pthread_join(reader, NULL);
     pause_all();
+    for (int i = 0; i < DEVICES; i++) {
+        for (int pair = 0; pair < PAIRS; pair++) {
+            vu_vring_counters(guests[i].pair[pair], VU_RX, &counters);
+            received += counters.packets;
+        }
+    }
     for (int i = 0; i < DEVICES; i++)
         close_guest(&guests[i]);
     resume_all();
@@ -300,10 +342,13 @@ int main(int argc, char **argv)
         vu_worker_free(workers[i]);
     }
     close(told);
+    if (lan)
+        vu_switch_free(lan);
     arena_require(vu_memory_live_regions() == 0);
     qsort(pauses, (size_t)rounds, sizeof(*pauses), by_value);
-    printf("rounds %d started %llu reads %llu waits %llu\n", rounds, (unsigned long long)started,
-           (unsigned long long)reads, (unsigned long long)waits);
+    printf("rounds %d started %llu received %llu reads %llu waits %llu\n", rounds,
+           (unsigned long long)started, (unsigned long long)received, (unsigned long long)reads,
+           (unsigned long long)waits);
     printf("a pause of %d workers took us: half %.0f, 99 of 100 %.0f, all %.0f\n", WORKERS,
            pauses[rounds / 2], pauses[rounds * 99 / 100], pauses[rounds - 1]);
     free(pauses);

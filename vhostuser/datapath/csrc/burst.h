@@ -106,11 +106,11 @@ static vu_always_inline void vu_prefetch_chain(const struct vu_pieces *pieces, c
     if (vu_unlikely(!chain->count))
         return;
     if (write) {
-        __builtin_prefetch(bytes, 1);
-        __builtin_prefetch(bytes + VU_CACHE_LINE, 1);
+        vu_prefetch_write(bytes);
+        vu_prefetch_write(bytes + VU_CACHE_LINE);
     } else {
-        __builtin_prefetch(bytes, 0);
-        __builtin_prefetch(bytes + VU_CACHE_LINE, 0);
+        vu_prefetch(bytes);
+        vu_prefetch(bytes + VU_CACHE_LINE);
     }
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest to port: one burst loop a port kind, and the budgeted serving of a transmit ring. */
 #include "fill.h"
+#include "forward.h"
 #include "packed.h"
 #include "port_write.h"
 #include "split.h"
@@ -72,8 +73,8 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
 
             drop = vu_net_hdr_deliver(&copy, tx->pair->device->features);
             if (vu_likely(drop < 0))
-                drop =
-                    open ? vu_enqueue_copy(ops, &rx, &copy, frame_at(tx, chain), length) : VU_DROP_NO_BUFFERS;
+                drop = open ? vu_enqueue_copy(ops, &rx, &copy, NULL, frame_at(tx, chain), length)
+                            : VU_DROP_NO_BUFFERS;
             if (vu_unlikely(echo_waits(ops, tx->pair)))
                 break;
             vu_tally_frame(&tx->tally, &header, length);
@@ -89,6 +90,35 @@ static vu_always_inline void burst_to_same_pair(const struct vu_ring_ops *ops, s
     burst->cost += rx.scratch->rx_pieces.walked * VU_COST_PIECE;
     if (open)
         vu_enqueue_end(ops, &rx);
+}
+
+static vu_always_inline void burst_to_switch(const struct vu_ring_ops *ops, struct tx *tx,
+                                             struct vu_burst *burst)
+{
+    struct vu_forward *frames = tx->scratch->forward;
+    uint32_t count;
+
+    for (uint32_t i = 0; i < tx->fetched; i++) {
+        const struct vu_chain *chain = &tx->scratch->tx[i];
+        struct vu_forward *forward = &frames[i];
+
+        forward->drop = (int16_t)vu_dequeue_header(ops, tx->vring, tx->scratch, chain, &forward->header,
+                                                   &forward->length);
+        if (vu_unlikely(forward->drop >= 0))
+            continue;
+        forward->frame = frame_at(tx, chain);
+        forward->plain = !(forward->header.flags | forward->header.gso_type);
+        forward->whole = forward->frame.piece->iov_len - forward->frame.offset >= forward->length;
+    }
+    count = vu_forward(tx->pair, tx->pair->worker, tx->fetched, burst);
+    while (tx->done < count) {
+        const struct vu_forward *forward = &frames[tx->done];
+
+        if (vu_likely(forward->drop < 0))
+            vu_tally_frame(&tx->tally, &forward->header, forward->length);
+        burst->bytes += forward->length;
+        tx_complete(tx, forward->drop);
+    }
 }
 
 static vu_always_inline void burst_to_nowhere(const struct vu_ring_ops *ops, struct tx *tx,
@@ -127,6 +157,9 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
             break;
         case VU_PORT_ECHO:
             burst_to_same_pair(ops, &tx, burst);
+            break;
+        case VU_PORT_SWITCH:
+            burst_to_switch(ops, &tx, burst);
             break;
         case VU_PORT_SINK:
         case VU_PORT_SOURCE:

@@ -23,12 +23,13 @@
 #define VU_TURN_BYTES 524288
 
 enum vu_port_kind {
-    VU_PORT_NONE = 0,   /* frames from the guest are dropped as VU_DROP_PORT_DOWN */
-    VU_PORT_FD = 1,     /* a tap-like fd: one frame a read or write, 12-byte virtio-net header in front */
-    VU_PORT_ECHO = 2,   /* back to the same pair */
-    VU_PORT_SINK = 3,   /* counted and forgotten */
-    VU_PORT_SOURCE = 4, /* sequence-numbered frames into the guest as long as it has buffers; TX like sink */
-    VU_PORT_CONTROL = 5 /* none: RX is a control ring, see control.h */
+    VU_PORT_NONE = 0,    /* frames from the guest are dropped as VU_DROP_PORT_DOWN */
+    VU_PORT_FD = 1,      /* a tap-like fd: one frame a read or write, 12-byte virtio-net header in front */
+    VU_PORT_ECHO = 2,    /* back to the same pair */
+    VU_PORT_SINK = 3,    /* counted and forgotten */
+    VU_PORT_SOURCE = 4,  /* sequence-numbered frames into the guest as long as it has buffers; TX like sink */
+    VU_PORT_CONTROL = 5, /* none: RX is a control ring, see control.h */
+    VU_PORT_SWITCH = 6   /* the other members of the device's switch; see switch.h */
 };
 
 /* Vhost-user, "Ring states": a started TX ring that is disabled is emptied and its frames are dropped, an RX

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "forward.h"
 #include "packed.h"
 #include "port_read.h"
 #include "split.h"
@@ -191,7 +192,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
         int drop;
 
         memcpy(frame + sizeof(head), &sequence, sizeof(sequence));
-        drop = vu_enqueue_copy(ops, &rx, &header, vu_cursor_at(&piece, 0), pair->frame_size);
+        drop = vu_enqueue_copy(ops, &rx, &header, NULL, vu_cursor_at(&piece, 0), pair->frame_size);
         if (drop >= 0) {
             /* Nothing is lost, since nothing was there; but a buffer that is too small stays for ever, and
                so does a filter. */
@@ -251,6 +252,8 @@ uint32_t vu_serve_rx(struct vu_pair *pair)
 {
     struct vu_vring *vring = &pair->vring[VU_RX];
 
+    if (vu_unlikely(pair->port_kind == VU_PORT_SWITCH))
+        return vu_switch_serve_rx(pair);
     if (!vu_ring_runs(vring) || pair->starved) {
         pair->ready &= ~(uint32_t)VU_READY_RX;
         return 0;

@@ -49,9 +49,11 @@ enum vu_drop {
     VU_DROP_PORT_DOWN = 11,       /* the port's device is down, detached or gone */
     VU_DROP_PORT_ERROR = 12,      /* any other error of the port's device */
     VU_DROP_RING_DISABLED = 13,   /* sent on a ring that is started but not enabled */
-    VU_DROP_FILTERED = 14         /* the receiver's MAC or VLAN filter does not want it */
+    VU_DROP_FILTERED = 14,        /* the receiver's MAC or VLAN filter does not want it */
+    VU_DROP_SOURCE_ADDRESS = 15,  /* sent into a switch from a group's address, or from none */
+    VU_DROP_NOT_FORWARDED = 16    /* a switch passes it on to nobody: to where it came from, or to the link */
 };
 
-#define VU_DROP_COUNT 15
+#define VU_DROP_COUNT 17
 
 #endif

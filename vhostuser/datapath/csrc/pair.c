@@ -72,6 +72,7 @@ struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, 
     }
     for (int kind = 0; kind < 3; kind++)
         pair->sources[kind] = (struct vu_source){pair, (enum vu_source_kind)kind};
+    pthread_mutex_init(&pair->filling, NULL);
     pair->next = device->pairs;
     device->pairs = pair;
     join_worker(pair, worker);
@@ -111,6 +112,8 @@ void vu_pair_free(struct vu_pair *pair)
     for (link = &pair->device->pairs; *link != pair; link = &(*link)->next)
         ;
     *link = pair->next;
+    vu_member_follow(pair->device);
+    pthread_mutex_destroy(&pair->filling);
     free(pair->control);
     free(pair);
 }
@@ -184,6 +187,7 @@ int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t
     pair->frame_size = frame_size;
     pair->read_batch = 1;
     pair->expected = EXPECTED_AT_FIRST;
+    vu_member_follow(pair->device);
     vu_pair_wake(pair, VU_READY_TX | VU_READY_RX);
     vu_pair_watch_port(pair);
     return pair->port_gone ? VU_ERR_SYSTEM : VU_OK;

@@ -78,8 +78,8 @@ static vu_always_inline int vu_port_read_deliver(const struct vu_ring_ops *ops, 
     if (vu_unlikely(drop >= 0))
         return drop;
     if (vu_unlikely(!straight))
-        return vu_enqueue_copy(ops, rx, &in->header, vu_cursor_at(&whole, 0), length);
-    drop = vu_enqueue_filter(rx, vu_cursor_at(&whole, 0), length);
+        return vu_enqueue_copy(ops, rx, &in->header, NULL, vu_cursor_at(&whole, 0), length);
+    drop = vu_enqueue_filter(rx, NULL, vu_cursor_at(&whole, 0), length);
     if (vu_likely(drop < 0))
         vu_enqueue_commit(ops, rx, &in->header, length);
     return drop;

@@ -8,6 +8,7 @@
 #include "control.h"
 #include "filter.h"
 #include "guard.h"
+#include "iov.h"
 #include "net_hdr.h"
 #include "ring.h"
 #include "uring.h"
@@ -30,6 +31,7 @@ struct vu_device {
     bool filters; /* the filter holds */
     uint32_t id;
     struct vu_pair *pairs;
+    struct vu_member *member; /* of the switch that its pairs are on, or NULL */
     struct vu_filter filter;
 };
 
@@ -96,8 +98,11 @@ struct vu_pair {
     uint64_t spin_window;          /* ns without work after which it is looked at no longer */
     uint64_t spin_end;             /* when that is, or was */
     struct vu_source sources[3];
+    pthread_mutex_t filling;    /* of VU_PORT_SWITCH: held while anybody touches its RX ring in a turn */
     struct vu_control *control; /* of a pair that has ever been VU_PORT_CONTROL */
 };
+
+#define VU_FILTER_HEAD (VU_ETH_HEADER + 4)
 
 /* Longest run of receive chains in one burst; a frame that needs more is dropped (1-byte buffers). */
 #define VU_RX_CHAINS 1024
@@ -112,6 +117,18 @@ struct vu_outgoing {
     int drop;                 /* enum vu_drop, or -1: it goes out */
     int32_t result;
     struct iovec list[1 + VU_SYSCALL_PIECES];
+};
+
+/* A frame on its way to other members of a switch. */
+struct vu_forward {
+    struct vu_cursor frame;
+    uint32_t length;
+    int16_t drop;             /* enum vu_drop, or -1: it has been passed on */
+    bool plain;               /* its header says nothing */
+    bool whole;               /* it is in one piece */
+    struct vu_net_hdr header; /* checked */
+    /* What it begins with, which decided where it goes; zeros behind a shorter one. */
+    uint8_t head[VU_FILTER_HEAD];
 };
 
 #define VU_READ_BATCH 16
@@ -137,6 +154,7 @@ struct vu_tally {
 struct vu_scratch {
     struct vu_chain tx[VU_BURST];
     struct vu_outgoing out[VU_BURST];
+    struct vu_forward forward[VU_BURST];
     struct vu_incoming in[VU_READ_BATCH];
     struct vu_chain rx[VU_RX_CHAINS];
     struct vu_pieces tx_pieces;
@@ -247,6 +265,9 @@ void vu_vring_call(struct vu_vring *vring);
 int vu_vring_watch_kick(struct vu_vring *vring);
 void vu_vring_unwatch_kick(struct vu_vring *vring);
 
+/* switch.c: which rings of the device take frames from others may have changed. */
+void vu_member_follow(struct vu_device *device);
+
 /* worker.c: ends its wait, now or the next one. */
 void vu_worker_wake(struct vu_worker *worker);
 /* worker.c: keeps the 1 ms timer running while rings without a kick fd are started. */
@@ -260,7 +281,6 @@ uint32_t vu_serve_rx(struct vu_pair *pair);
 uint32_t vu_serve_control(struct vu_pair *pair);
 
 /* filter.c: -1, or why a frame that begins with these VU_FILTER_HEAD bytes is dropped. */
-#define VU_FILTER_HEAD (VU_ETH_HEADER + 4)
 int vu_filter_check(const struct vu_filter *filter, const uint8_t *head);
 
 #endif

@@ -187,6 +187,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
         return error;
     }
     vring->state = VU_VRING_STARTING;
+    vu_member_follow(pair->device);
     wake(vring);
     return VU_OK;
 }
@@ -220,6 +221,7 @@ uint32_t vu_vring_stop(struct vu_pair *pair, int ring)
     vring->parked = false;
     vring->turned = false;
     vring->kick_fd = vring->call_fd = vring->err_fd = -1;
+    vu_member_follow(pair->device);
     vu_pair_watch_port(pair);
     return position;
 }
@@ -230,6 +232,7 @@ void vu_vring_set_enabled(struct vu_pair *pair, int ring, enum vu_ring_enabled e
     /* A disabled ring is emptied, whether or not the port would take anything. */
     if (ring == VU_TX && enabled == VU_RING_DISABLED)
         pair->port_blocked = false;
+    vu_member_follow(pair->device);
     wake(&pair->vring[ring]);
 }
 

@@ -190,6 +190,8 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
         return 0;
     }
     if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair))) {
+        if (worker->guard.held)
+            pthread_mutex_unlock(worker->guard.held);
         vu_device_unwound(&worker->guard);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */

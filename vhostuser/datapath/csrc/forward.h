@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From a member of a switch to others: the insides of both, and one burst. */
+#ifndef VU_FORWARD_H
+#define VU_FORWARD_H
+
+#include "burst.h"
+#include "fdb.h"
+#include "switch.h"
+
+#define VU_MEMBER_PAIRS 128
+
+/* Written while the workers of all members are paused, but for what says otherwise. */
+struct vu_member {
+    struct vu_switch *lan;
+    struct vu_device *device;
+    uint32_t number; /* 1 to VU_FDB_MEMBERS */
+    uint32_t mtu;    /* atomic */
+    uint32_t receivers;
+    uint8_t receiver[VU_MEMBER_PAIRS];     /* numbers of the pairs that take frames, in order */
+    struct vu_pair *pair[VU_MEMBER_PAIRS]; /* those pairs, by number; NULL for others */
+    uint8_t sender[256] vu_cache_aligned;  /* by hash of a flow: the pair that its frames came from last;
+                                              atomic, its workers' */
+};
+
+struct vu_switch {
+    struct vu_fdb fdb;
+    uint32_t members; /* highest number in use */
+    struct vu_member *member[VU_FDB_MEMBERS + 1];
+};
+
+/* Passes on the frames scratch->forward[0 .. count) of one of the member's pairs, in the turn of worker. Sets
+   `drop` of each, and returns how many of them are done with: fewer when they are work for longer than a
+   burst, none when the sender's memory is gone. */
+uint32_t vu_forward(struct vu_pair *from, struct vu_worker *worker, uint32_t count, struct vu_burst *burst);
+
+/* The receive ring of a member's pair, by its own worker: begins to run, and asks for no kicks. */
+uint32_t vu_switch_serve_rx(struct vu_pair *pair);
+
+#endif
