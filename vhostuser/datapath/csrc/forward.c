@@ -1,171 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Guest to guest: where each frame of a burst goes, and one burst into each ring that gets some of them. */
+/* Guest to guest: one burst into each ring that gets some of the frames of another. */
 #include "forward.h"
 
-#include <time.h>
-
 #include "fill.h"
-#include "flow.h"
 #include "offload.h"
 #include "packed.h"
 #include "split.h"
-
-/* Where a frame goes, besides to one member. */
-#define TO_NOBODY 0u
-#define TO_ALL UINT32_MAX
-
-/* Copies after which a burst ends, whatever it has left: a frame to everybody is as many as there are
-   members, and one that is to be cut up may be as many as its segments. */
-#define MOST_COPIES 2048
-
-/* IEEE 802.1Q, 8.6.3: of the link, and passed on by no bridge. */
-#define LINK_LOCAL 0x0000c28001 /* 01:80:c2:00:00:0x */
-
-#define ADDRESS 0xffffffffffffULL
-
-struct sending {
-    struct vu_pair *from;
-    struct vu_worker *worker;
-    struct vu_burst *burst;
-    /* Frames of the burst, a bit each: those to everybody, and those to each of `targets` members. */
-    uint64_t flooded;
-    uint32_t targets;
-    uint32_t target[VU_BURST];
-    uint64_t chosen[VU_BURST];
-};
-
-static uint32_t seconds(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return (uint32_t)now.tv_sec;
-}
-
-static uint32_t destination(struct vu_switch *lan, const struct vu_member *sender, uint64_t to, uint32_t now)
-{
-    uint32_t number;
-
-    if (vu_unlikely(to & 1))
-        return (to & 0xffffffffff) == LINK_LOCAL && to >> 44 == 0 ? TO_NOBODY : TO_ALL;
-    number = vu_fdb_find(&lan->fdb, to, now);
-    if (!number || !lan->member[number])
-        return TO_ALL;
-    return number == sender->number ? TO_NOBODY : number;
-}
-
-/* Learns the one address and looks up the other: the place in sending->chosen of a frame with these, or a
-   drop and where `flooded` is. */
-static uint64_t *route(struct sending *sending, uint64_t source, uint64_t to, uint32_t now, int16_t *drop)
-{
-    const struct vu_member *sender = sending->from->device->member;
-    struct vu_switch *lan = sender->lan;
-    uint32_t number, i;
-
-    *drop = -1;
-    if (vu_unlikely(source & 1 || !source)) {
-        *drop = VU_DROP_SOURCE_ADDRESS;
-        return NULL;
-    }
-    vu_fdb_learn(&lan->fdb, source, sender->number, now);
-    number = destination(lan, sender, to, now);
-    if (vu_unlikely(number == TO_NOBODY)) {
-        *drop = VU_DROP_NOT_FORWARDED;
-        return NULL;
-    }
-    if (number == TO_ALL)
-        return &sending->flooded;
-    for (i = 0; i < sending->targets && sending->target[i] != number; i++)
-        ;
-    if (i == sending->targets) {
-        sending->target[i] = number;
-        sending->chosen[i] = 0;
-        sending->targets++;
-    }
-    return &sending->chosen[i];
-}
-
-/* In words, for a narrower store that is read again by a wider load waits until all before it are done. */
-static vu_always_inline void read_head(struct vu_forward *forward, uint64_t words[2])
-{
-    const struct vu_cursor at = forward->frame;
-
-    if (vu_likely(forward->whole && forward->length >= VU_FILTER_HEAD)) {
-        const uint8_t *bytes = (const uint8_t *)at.piece->iov_base + at.offset;
-        uint16_t last;
-
-        memcpy(words, bytes, 16);
-        memcpy(&last, bytes + 16, sizeof(last));
-        vu_settle(last);
-        memcpy(forward->head + 16, &last, sizeof(last));
-    } else {
-        memset(forward->head, 0, sizeof(forward->head));
-        vu_iov_gather(forward->head, at, VU_MIN(forward->length, VU_FILTER_HEAD));
-        memcpy(words, forward->head, 16);
-    }
-    vu_settle(words[0]);
-    vu_settle(words[1]);
-    memcpy(forward->head, words, 16);
-}
-
-static uint32_t flow_of(const struct vu_forward *forward)
-{
-    uint8_t head[VU_FLOW_HEAD];
-    uint32_t length = VU_MIN(forward->length, sizeof(head));
-
-    /* Read a second time, and decides only which ring of the receiver it is. */
-    vu_iov_gather(head, forward->frame, length);
-    return vu_flow_hash(head, length);
-}
-
-/* As many as may come of it. */
-static uint32_t copies_of(const struct vu_forward *forward, bool flooded, const struct vu_switch *lan)
-{
-    uint32_t segments = forward->plain ? 1 : vu_offload_segments(&forward->header, forward->length);
-
-    return VU_MIN(segments, VU_SEGMENTS_MAX) * (flooded ? lan->members : 1);
-}
-
-/* Finds where the frames go; how many of them make a burst. */
-static uint32_t decide(struct sending *sending, uint32_t count)
-{
-    struct vu_forward *frames = sending->worker->scratch->forward;
-    struct vu_member *sender = sending->from->device->member;
-    uint64_t before[2] = {0}, *place = NULL;
-    uint32_t now = seconds(), copies = 0, i;
-    int16_t drop = VU_DROP_SOURCE_ADDRESS;
-
-    for (i = 0; i < count && copies < MOST_COPIES; i++) {
-        struct vu_forward *forward = &frames[i];
-        uint64_t words[2];
-
-        if (vu_unlikely(forward->drop >= 0))
-            continue;
-        read_head(forward, words);
-        words[0] = le64toh(words[0]);
-        words[1] = le64toh(words[1]);
-        /* Both addresses are those of the frame before; at first, there being none, those of nobody. */
-        if (vu_unlikely(words[0] != before[0] || (uint32_t)words[1] != (uint32_t)before[1])) {
-            place =
-                route(sending, (words[0] >> 48 | words[1] << 16) & ADDRESS, words[0] & ADDRESS, now, &drop);
-            before[0] = words[0];
-            before[1] = words[1];
-        }
-        if (vu_unlikely(drop >= 0)) {
-            forward->drop = drop;
-            continue;
-        }
-        *place |= (uint64_t)1 << i;
-        if (vu_unlikely(sender->receivers > 1))
-            __atomic_store_n(&sender->sender[flow_of(forward) & 255], (uint8_t)sending->from->n,
-                             __ATOMIC_RELAXED);
-        if (vu_likely(forward->plain && place != &sending->flooded))
-            copies++;
-        else
-            copies += copies_of(forward, place == &sending->flooded, sender->lan);
-    }
-    return i;
-}
 
 /* Space for more frames, when this burst's own is used up: another one begins. */
 static vu_always_inline void make_room(const struct vu_ring_ops *ops, struct vu_enqueue *rx)
@@ -237,8 +77,8 @@ static vu_always_inline int enqueue_frame(const struct vu_ring_ops *ops, struct 
 }
 
 /* The frames of `chosen` into one ring, whose lock is held. */
-static vu_always_inline void fill(const struct vu_ring_ops *ops, struct sending *sending, struct vu_pair *to,
-                                  uint64_t chosen)
+static vu_always_inline void fill(const struct vu_ring_ops *ops, struct vu_sending *sending,
+                                  struct vu_pair *to, uint64_t chosen)
 {
     struct vu_scratch *scratch = sending->worker->scratch;
     uint32_t mtu = __atomic_load_n(&to->device->member->mtu, __ATOMIC_RELAXED);
@@ -270,7 +110,7 @@ static vu_always_inline void fill(const struct vu_ring_ops *ops, struct sending 
         vu_enqueue_end(ops, &rx);
 }
 
-static vu_noinline void fill_by_format(struct sending *sending, struct vu_pair *to, uint64_t chosen)
+static vu_noinline void fill_by_format(struct vu_sending *sending, struct vu_pair *to, uint64_t chosen)
 {
     bool is_packed = to->vring[VU_RX].is_packed;
 
@@ -289,7 +129,7 @@ static void count_lost(struct vu_pair *to, uint64_t chosen)
 /* The same under the lock and a guard of its own: a receiver whose memory is gone takes nothing from the
    others, which have theirs already, and the sender goes on.  A frame of its own: it is what a fault unwinds
    to. */
-static vu_noinline void deliver(struct sending *sending, struct vu_pair *to, uint64_t chosen)
+static vu_noinline void deliver(struct vu_sending *sending, struct vu_pair *to, uint64_t chosen)
 {
     struct vu_guard guard;
 
@@ -317,7 +157,7 @@ static vu_noinline void deliver(struct sending *sending, struct vu_pair *to, uin
    that a guest's queues stay apart (virtio 1.2, 5.1.6.5.5). */
 static const struct vu_pair *receiver_of(const struct vu_member *member, const struct vu_forward *forward)
 {
-    uint32_t flow = flow_of(forward);
+    uint32_t flow = vu_forward_flow(forward);
     struct vu_pair *pair = NULL;
     uint8_t n = __atomic_load_n(&member->sender[flow & 255], __ATOMIC_RELAXED);
 
@@ -326,7 +166,7 @@ static const struct vu_pair *receiver_of(const struct vu_member *member, const s
     return pair ? pair : member->pair[member->receiver[flow % member->receivers]];
 }
 
-static void deliver_to_member(struct sending *sending, const struct vu_member *member, uint64_t chosen)
+static void deliver_to_member(struct vu_sending *sending, const struct vu_member *member, uint64_t chosen)
 {
     const struct vu_pair *by_frame[VU_BURST];
 
@@ -357,7 +197,7 @@ static void deliver_to_member(struct sending *sending, const struct vu_member *m
 }
 
 /* To all who have not had those among what was for them alone. */
-static void flood(struct sending *sending)
+static void flood(struct vu_sending *sending)
 {
     const struct vu_member *sender = sending->from->device->member;
     const struct vu_switch *lan = sender->lan;
@@ -377,14 +217,14 @@ static void flood(struct sending *sending)
 uint32_t vu_forward(struct vu_pair *from, struct vu_worker *worker, uint32_t count, struct vu_burst *burst)
 {
     const struct vu_switch *lan = from->device->member->lan;
-    struct sending sending;
+    struct vu_sending sending;
     uint32_t done;
 
     sending.from = from;
     sending.worker = worker;
     sending.burst = burst;
     sending.flooded = sending.targets = 0;
-    done = decide(&sending, count);
+    done = vu_route(&sending, count);
     for (uint32_t i = 0; i < sending.targets && !vu_device_is_faulted(from->device); i++)
         deliver_to_member(&sending, lan->member[sending.target[i]], sending.chosen[i] | sending.flooded);
     if (sending.flooded)

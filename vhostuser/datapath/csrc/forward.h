@@ -28,6 +28,25 @@ struct vu_switch {
     struct vu_member *member[VU_FDB_MEMBERS + 1];
 };
 
+/* One burst of one pair. */
+struct vu_sending {
+    struct vu_pair *from;
+    struct vu_worker *worker;
+    struct vu_burst *burst;
+    /* Frames of the burst, a bit each: those to everybody, and those to each of `targets` members. */
+    uint64_t flooded;
+    uint32_t targets;
+    uint32_t target[VU_BURST];
+    uint64_t chosen[VU_BURST];
+};
+
+/* route.c: finds where scratch->forward[0 .. count) go, and sets `drop` of those that go nowhere; how many of
+   them make a burst. */
+uint32_t vu_route(struct vu_sending *sending, uint32_t count);
+/* route.c: of a frame; its bytes are read a second time, which decides only which ring of a receiver it is.
+ */
+uint32_t vu_forward_flow(const struct vu_forward *forward);
+
 /* Passes on the frames scratch->forward[0 .. count) of one of the member's pairs, in the turn of worker. Sets
    `drop` of each, and returns how many of them are done with: fewer when they are work for longer than a
    burst, none when the sender's memory is gone. */

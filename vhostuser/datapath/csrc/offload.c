@@ -4,24 +4,15 @@
 
 #include <string.h>
 
-#define TYPE_IPV4 0x0800
-#define TYPE_IPV6 0x86dd
-#define TYPE_VLAN 0x8100
-#define TYPE_SERVICE_VLAN 0x88a8
-#define TCP 6
-#define UDP 17
+#include "ethernet.h"
+
 #define TCP_FIN 0x01
 #define TCP_PSH 0x08
 #define TCP_CWR 0x80
 
-static uint32_t get16(const uint8_t *at)
-{
-    return (uint32_t)at[0] << 8 | at[1];
-}
-
 static uint32_t get32(const uint8_t *at)
 {
-    return get16(at) << 16 | get16(at + 2);
+    return vu_get16(at) << 16 | vu_get16(at + 2);
 }
 
 static void put16(uint8_t *at, uint32_t value)
@@ -48,7 +39,7 @@ static uint64_t add(uint64_t sum, const uint8_t *bytes, size_t length)
         words += be32toh(word);
     }
     if (length >= 2) {
-        words += get16(bytes);
+        words += vu_get16(bytes);
         bytes += 2;
         length -= 2;
     }
@@ -84,19 +75,13 @@ void vu_offload_checksum(uint8_t *frame, uint32_t length, const struct vu_net_hd
 static bool find_network(struct vu_segments *segments)
 {
     const uint8_t *frame = segments->frame;
-    uint32_t at = VU_ETH_HEADER, type = get16(frame + 12);
+    uint32_t type, at = vu_ethernet_packet(frame, segments->length, &type);
 
-    for (int tags = 0; tags < 2 && (type == TYPE_VLAN || type == TYPE_SERVICE_VLAN); tags++) {
-        if (at + 4 > segments->length)
-            return false;
-        type = get16(frame + at + 2);
-        at += 4;
-    }
     segments->network = at;
-    segments->ipv4 = type == TYPE_IPV4;
+    segments->ipv4 = type == VU_ETH_IPV4;
     if (segments->ipv4)
         return at + 20 <= segments->transport && at + 4 * (frame[at] & 15u) == segments->transport;
-    return type == TYPE_IPV6 && at + 40 <= segments->transport;
+    return type == VU_ETH_IPV6 && at + 40 <= segments->transport;
 }
 
 bool vu_segments_begin(struct vu_segments *segments, const uint8_t *frame, uint32_t length,
@@ -139,7 +124,7 @@ static void rewrite_network(const struct vu_segments *segments, uint8_t *headers
         return;
     }
     put16(ip + 2, behind);
-    put16(ip + 4, get16(ip + 4) + segments->index);
+    put16(ip + 4, vu_get16(ip + 4) + segments->index);
     put16(ip + 10, 0);
     put16(ip + 10, fold(add(0, ip, segments->transport - segments->network)));
 }
@@ -163,8 +148,8 @@ static void rewrite_transport(const struct vu_segments *segments, uint8_t *heade
         put16(to + 4, transport_size + length);
     }
     put16(field, 0);
-    total = add(transport_size + length + (segments->tcp ? TCP : UDP), segments->ipv4 ? ip + 12 : ip + 8,
-                segments->ipv4 ? 8 : 32);
+    total = add(transport_size + length + (segments->tcp ? VU_PROTOCOL_TCP : VU_PROTOCOL_UDP),
+                segments->ipv4 ? ip + 12 : ip + 8, segments->ipv4 ? 8 : 32);
     total = add(total, to, transport_size);
     sum = fold(add(total, payload, length));
     put16(field, sum ? sum : 0xffff);
