@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -23,11 +25,15 @@ from vhostuser.wire.features import VirtioFeature as V
 
 MACS = [bytes((2, 0, 0, 0, 0, number)) for number in range(4)]
 
+NicT = TypeVar("NicT", VirtioNetDriver, Flood)
+
 
 class Lan:
     """Three devices on one switch, and who is connected to them."""
 
-    def __init__(self, runner: str, postcopy: bool = False) -> None:
+    def __init__(self, runner: str, caplog: pytest.LogCaptureFixture, postcopy: bool = False) -> None:
+        caplog.set_level(logging.INFO, "vhostuser")
+        self.caplog = caplog
         self.stack = ExitStack()
         folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="vhu-")))
         self.paths = [folder / f"{number}.sock" for number in range(3)]
@@ -39,9 +45,25 @@ class Lan:
         self.server: Server
         self.server, _ = self.stack.enter_context(serving(configs, workers, poll, postcopy))
 
-    def connect(self, number: int, features: V = DEFAULT_FEATURES, **words: int) -> VirtioNetDriver:
-        return self.stack.enter_context(
-            VirtioNetDriver.connect(self.paths[number], features=features, queue_size=64, **words)  # type: ignore[arg-type]
+    def connect(self, number: int, features: V = DEFAULT_FEATURES) -> VirtioNetDriver:
+        return self._up(number, VirtioNetDriver.connect(self.paths[number], features=features, queue_size=64))
+
+    def connect_flood(self, number: int, features: V) -> Flood:
+        return self._up(number, Flood.connect(self.paths[number], features=features, queue_size=256))
+
+    def _up(self, number: int, nic: NicT) -> NicT:
+        """Until its receive ring runs: a worker starts it some time after the front-end has said all, and
+        what comes to a ring that does not run is lost.
+        """
+        before = self._starts(number)
+        self.stack.enter_context(nic)
+        wait(lambda: self._starts(number) > before)
+        return nic
+
+    def _starts(self, number: int) -> int:
+        return sum(
+            getattr(record, "device", "") == f"vm{number}" and "(guest receives) runs" in record.getMessage()
+            for record in self.caplog.records
         )
 
     def received(self, number: int) -> int:
@@ -53,8 +75,8 @@ def to(receiver: int, sender: int, number: int = 0) -> bytes:
 
 
 @pytest.fixture(params=RUNNERS)
-def lan(request: pytest.FixtureRequest) -> Iterator[Lan]:
-    made = Lan(request.param)
+def lan(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[Lan]:
+    made = Lan(request.param, caplog)
     with made.stack:
         yield made
 
@@ -97,27 +119,21 @@ def test_guest_that_goes_and_comes_back(lan: Lan) -> None:
 @pytest.mark.parametrize("features", [V(0), V.RING_PACKED], ids=["split", "packed"])
 def test_floods_both_ways_arrive_in_order_and_whole(lan: Lan, features: V, size: int) -> None:
     """As many under way as the receiver has room for: none is lost."""
-    flags = DEFAULT_FEATURES | features
-    with (
-        Flood.connect(lan.paths[0], features=flags, queue_size=256) as one,
-        Flood.connect(lan.paths[1], features=flags, queue_size=256) as two,
-    ):
-        reports = []
+    one, two = (lan.connect_flood(number, DEFAULT_FEATURES | features) for number in range(2))
+    reports = []
 
-        def flood(sender: Flood, receiver: Flood, template: bytes) -> None:
-            load = Load(
-                packets=20_000, seconds=30, frame_size=size, template=template, window=128, stamp=True
-            )
-            reports.append(sender.run(load, receiver=receiver))
+    def flood(sender: Flood, receiver: Flood, template: bytes) -> None:
+        load = Load(packets=20_000, seconds=30, frame_size=size, template=template, window=128, stamp=True)
+        reports.append(sender.run(load, receiver=receiver))
 
-        threads = [
-            threading.Thread(target=flood, args=(one, two, ethernet(MACS[1], MACS[0]))),
-            threading.Thread(target=flood, args=(two, one, ethernet(MACS[0], MACS[1]))),
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    threads = [
+        threading.Thread(target=flood, args=(one, two, ethernet(MACS[1], MACS[0]))),
+        threading.Thread(target=flood, args=(two, one, ethernet(MACS[0], MACS[1]))),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(reports) == 2
     for report in reports:
         assert report.received == report.sent == 20_000
@@ -171,8 +187,8 @@ def test_guest_behind_an_iommu(lan: Lan) -> None:
             wait(comes)
 
 
-def test_device_on_a_switch_offers_memory_slots_and_no_postcopy() -> None:
-    made = Lan("event", postcopy=True)
+def test_device_on_a_switch_offers_memory_slots_and_no_postcopy(caplog: pytest.LogCaptureFixture) -> None:
+    made = Lan("event", caplog, postcopy=True)
     with made.stack:
         offered = made.connect(0).frontend.get_protocol_features()
 
