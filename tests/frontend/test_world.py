@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from vhostuser.errors import EnvironmentLacksError, PeerError
+from vhostuser.errors import EnvironmentLacksError
 from vhostuser.frontend import world
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frames import Endpoint, arp_request, parse_arp_reply, parse_ipv4, udp_start
-from vhostuser.frontend.world import ECHO_PORT, GUEST, HOST_IP, TAP, Server
+from vhostuser.frontend.world import ECHO_PORT, GUEST, HOST_IP, TAP
 
 Process = subprocess.Popen[bytes]
 
@@ -141,25 +141,3 @@ def test_namespace_of_root_needs_no_second_try(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(world, "_libc", fake)
     world.unshare_network()
     assert len(fake.flags) == 1
-
-
-def test_server_that_lacks_something_says_what(tmp_path: Path) -> None:
-    server = Server(tmp_path / "s.sock", "tap:fd=977", tmp_path / "s.log")
-    with pytest.raises(EnvironmentLacksError, match="977"):
-        server.await_socket()
-    server.stop()
-
-
-def test_server_that_fails_is_quoted(tmp_path: Path) -> None:
-    server = Server(tmp_path / "s.sock", "nonsense", tmp_path / "s.log")
-    with pytest.raises(PeerError, match=r"status 2: .*nonsense"):
-        server.await_socket()
-    server.stop()
-
-
-def test_server_that_said_nothing_has_no_last_words(tmp_path: Path) -> None:
-    server = Server(tmp_path / "s.sock", "echo", tmp_path / "s.log")
-    server.await_socket()
-    server.stop()
-    (tmp_path / "s.log").unlink()
-    assert server.last_words() == "it said nothing"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhostuser.errors import EnvironmentLacksError, PeerError
+from vhostuser.frontend.server_process import ServerProcess
 from vhostuser.frontend.timeouts import Deadline
-from vhostuser.frontend.world import Server
 
 _READY_WITHIN = 20.0
 _ANSWER_WITHIN = 5.0
@@ -110,7 +110,7 @@ def set_up(port: str = "auto") -> Iterator[Stage]:
                 with contextlib.closing(world):
                     yield Stage(path, log, world)
                 return
-        server = Server(path, "echo", log)
+        server = ServerProcess(["-s", str(path), "--port", "echo"], log)
         try:
             server.await_socket()
             yield Stage(path, log, None, lacking)

@@ -20,15 +20,13 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from vhostuser.errors import EnvironmentLacksError, PeerError
 from vhostuser.frontend.frames import Endpoint
-from vhostuser.frontend.timeouts import Deadline
+from vhostuser.frontend.server_process import ServerProcess
 
 TAP = "demo"
 NETWORK = IPv4Network("192.0.2.0/30")
@@ -40,7 +38,6 @@ DISCARD_PORT = 9
 
 _CLONE_NEWUSER = 0x1000_0000
 _CLONE_NEWNET = 0x4000_0000
-_PR_SET_PDEATHSIG = 1
 _SIOCSIFFLAGS = 0x8914
 _SIOCSIFADDR = 0x8916
 _SIOCSIFNETMASK = 0x891C
@@ -48,7 +45,6 @@ _SIOCSARP = 0x8955
 _IFF_UP = 1
 _ATF_COMPLETE_PERMANENT = 0x02 | 0x04
 _BURST = 64
-_ENVIRONMENT_LACKS = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -103,50 +99,6 @@ def add_neighbour(name: str, neighbour: Endpoint) -> None:
 
 def _socket_address(address: IPv4Address) -> bytes:
     return struct.pack("HH4s8x", socket.AF_INET, 0, address.packed)
-
-
-class Server:
-    """`vhostuser serve` as a child of this process; its log goes into a file."""
-
-    def __init__(self, path: Path, port: str, log: Path) -> None:
-        self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "vhostuser", "serve", "-s", str(path), "--port", port],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Out of reach of Ctrl-C, so that it is ended in order.
-                start_new_session=True,
-                # If this process is killed without a chance to clean up, the server goes too.
-                preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
-            )
-
-    def await_socket(self, timeout: float = 10.0) -> None:
-        """Wait until it listens; EnvironmentLacksError or PeerError with its last words if it ends."""
-        deadline = Deadline(timeout)
-        while "listening on" not in self.log.read_text(errors="replace"):
-            status = self.process.poll()
-            if status == _ENVIRONMENT_LACKS:
-                raise EnvironmentLacksError(self.last_words())
-            if status is not None:
-                raise PeerError(f"vhostuser serve ended with status {status}: {self.last_words()}")
-            if not deadline.left:
-                raise PeerError(f"vhostuser serve does not listen: {self.last_words()}")
-            time.sleep(0.01)
-
-    def last_words(self) -> str:
-        """The last line of its log."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return lines[-1].removeprefix("vhostuser: ") if lines else "it said nothing"
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(Deadline(3.0).left)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 class Answerer:
@@ -204,11 +156,11 @@ def main(socket_path: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     path = Path(socket_path)
-    server: Server | None = None
+    server: ServerProcess | None = None
     try:
         unshare_network()
         bring_up("lo")
-        server = Server(path, f"tap:{TAP}", path.with_suffix(".log"))
+        server = ServerProcess(["-s", str(path), "--port", f"tap:{TAP}"], path.with_suffix(".log"))
         server.await_socket()
         # Before the address: no address of its own, so none of its chatter in the counts.
         with contextlib.suppress(OSError):
