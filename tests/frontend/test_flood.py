@@ -131,6 +131,22 @@ def test_time_limit_ends_a_run(backend: BackendDouble) -> None:
 
 
 @formats
+def test_rate_is_kept(backend: BackendDouble, features: V) -> None:
+    with Flood.connect(backend.path, features=features, queue_size=64) as flood:
+        report = flood.run(Load(seconds=0.5, rate=1000, settle=False, sleep=True))
+    # By the schedule never a frame too early, and after a pause of this process all that are due.
+    assert report.sent <= 1000 * report.seconds
+    assert report.sent >= 400
+    assert report.sleeps == 0
+
+
+@pytest.mark.parametrize("rate", [-1, 1 << 32])
+def test_rate_out_of_range_is_refused(backend: BackendDouble, rate: int) -> None:
+    with Flood.connect(backend.path) as flood, pytest.raises(ValueError, match="out of range"):
+        flood.flood(Load(packets=1, rate=rate))
+
+
+@formats
 def test_lost_frames_are_counted_and_the_window_goes_on(backend: BackendDouble, features: V) -> None:
     backend.swallow = 10
     with Flood.connect(backend.path, features=features) as flood:

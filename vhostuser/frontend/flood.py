@@ -61,6 +61,9 @@ class Load:
     header: NetHeader = PLAIN
     window: int = 0
     """Frames sent and not yet received; 0 is as many as the rings hold."""
+    rate: int = 0
+    """Frames a second, by a schedule that is caught up with after a pause; 0 is as fast as they are taken.
+    Up to 2^32, and such a run polls, also with `sleep`."""
     burst: int = 32
     stamp: bool = False
     """Sequence number, pattern and checksum in every frame, looked at in every frame that arrives."""
@@ -289,8 +292,11 @@ class Flood(Link):
 def _options(load: Load, template: CData) -> CData:
     if not load.packets and not load.seconds:
         raise ValueError("a load needs a number of packets or of seconds")
+    if not 0 <= load.rate < 1 << 32:
+        raise ValueError(f"a rate of {load.rate} frames a second is out of range")
     options = ffi.new("struct vu_load_options *")
     options.packets = load.packets
+    options.rate = load.rate
     options.lost_after_ns = int(scaled(load.lost_after) * 1e9)
     options.template_bytes = template
     options.template_size = len(load.template)

@@ -76,6 +76,7 @@ struct vu_load_options {
     uint64_t packets;       /* stop after so many frames sent, or received if nothing is sent; 0 no limit */
     uint64_t duration_ns;   /* stop after so long; 0 no limit */
     uint64_t lost_after_ns; /* with nothing moving for so long, what is in flight counts as lost */
+    uint64_t rate;          /* frames a second over all queues, caught up with after a pause; 0 no limit */
     const uint8_t *template_bytes; /* what every frame begins with: Ethernet header and what follows */
     uint32_t template_size;
     uint32_t frame_size; /* of the frames sent, without virtio-net header */

@@ -2,12 +2,13 @@
 /*
  * Loads: floods, drains and echo loops, one function with different ends left out.
  *
- * A turn takes back what was sent, sends as much as burst, window and ring allow, takes in what arrived and
- * lends its buffers again.  The clock is read once a turn.
+ * A turn takes back what was sent, sends as much as burst, window, rate and ring allow, takes in what arrived
+ * and lends its buffers again.  The clock is read once a turn.
  */
 #include "exchange.h"
 
 #define VU_SLEEP_AT_MOST_NS 100000000ULL
+#define VU_SECOND_NS 1000000000ULL
 
 struct load {
     struct vu_virtqueue **transmit;
@@ -26,10 +27,23 @@ static uint64_t on_their_way(const struct load *load)
     return result->sent > over ? result->sent - over : 0;
 }
 
-static uint64_t may_send(const struct load *load)
+/* How many the schedule has left to send at this moment: all that it had, also after a pause of our own. */
+static uint64_t due(const struct load *load, uint64_t elapsed_ns)
+{
+    const uint64_t rate = load->options->rate;
+    if (rate == 0) {
+        return UINT64_MAX;
+    }
+    const uint64_t seconds = elapsed_ns / VU_SECOND_NS;
+    const uint64_t rest = elapsed_ns % VU_SECOND_NS;
+    const uint64_t all = seconds * rate + rest * rate / VU_SECOND_NS;
+    return all > load->result->sent ? all - load->result->sent : 0;
+}
+
+static uint64_t may_send(const struct load *load, uint64_t elapsed_ns)
 {
     const struct vu_load_options *options = load->options;
-    uint64_t room = options->burst;
+    uint64_t room = VU_MIN(options->burst, due(load, elapsed_ns));
     if (options->packets != 0) {
         const uint64_t left =
             options->packets > load->result->sent ? options->packets - load->result->sent : 0;
@@ -42,7 +56,7 @@ static uint64_t may_send(const struct load *load)
     return room;
 }
 
-static int transmit_turn(const struct load *load, int sending)
+static int transmit_turn(const struct load *load, int sending, uint64_t elapsed_ns)
 {
     int moved = 0;
     for (uint32_t i = 0; i < load->transmit_count; i++) {
@@ -52,7 +66,7 @@ static int transmit_turn(const struct load *load, int sending)
             return returned;
         }
         moved |= returned;
-        const uint32_t room = sending ? (uint32_t)may_send(load) : 0;
+        const uint32_t room = sending ? (uint32_t)may_send(load, elapsed_ns) : 0;
         if (room > 0) {
             const uint32_t sent = vu_send(queue, i, room, load->options, load->result);
             load->result->full += sent == 0;
@@ -116,6 +130,8 @@ static int run(const struct load *load, uint64_t start)
 {
     const struct vu_load_options *options = load->options;
     const uint64_t end = start + options->duration_ns;
+    /* With the slices before this one, which did not see the time between two. */
+    const uint64_t before = load->result->elapsed_ns;
     const uint64_t patience = options->lost_after_ns != 0 ? options->lost_after_ns : UINT64_MAX;
     uint64_t now = start;
 
@@ -124,7 +140,7 @@ static int run(const struct load *load, uint64_t start)
         if (over && ((options->flags & VU_LOAD_SETTLE) == 0 || everything_is_back(load))) {
             return 0;
         }
-        const int sent = transmit_turn(load, !over);
+        const int sent = transmit_turn(load, !over, before + (now - start));
         const int received = sent < 0 ? sent : receive_turn(load);
         if (received < 0) {
             return received;
@@ -141,7 +157,7 @@ static int run(const struct load *load, uint64_t start)
             }
             load->result->last_moved = now;
         }
-        if ((options->flags & VU_LOAD_SLEEP) == 0) {
+        if ((options->flags & VU_LOAD_SLEEP) == 0 || options->rate != 0) {
             vu_relax();
             continue;
         }
