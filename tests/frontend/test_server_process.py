@@ -11,9 +11,9 @@ from vhostuser.errors import EnvironmentLacksError, UsageError
 from vhostuser.frontend.server_process import ServerProcess
 
 
-def serve(folder: Path, port: str, *more: str, cpu: int | None = None) -> ServerProcess:
+def serve(folder: Path, port: str, *more: str, cpus: set[int] | None = None) -> ServerProcess:
     words = ["-s", str(folder / "s.sock"), "--port", port, *more]
-    return ServerProcess(words, folder / "s.log", cpu)
+    return ServerProcess(words, folder / "s.log", cpus)
 
 
 def test_server_that_lacks_something_says_what(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_server_that_said_nothing_has_no_last_words(tmp_path: Path) -> None:
 
 def test_server_stays_on_its_cpu(tmp_path: Path) -> None:
     cpu = max(os.sched_getaffinity(0))
-    server = serve(tmp_path, "echo", cpu=cpu)
+    server = serve(tmp_path, "echo", cpus={cpu})
     server.await_socket()
     assert os.sched_getaffinity(server.process.pid) == {cpu}
     server.stop()

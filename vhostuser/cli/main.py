@@ -15,6 +15,7 @@ _COMMANDS = {
         "vhostuser.cli.demo", "demo", "Send packets through a server, without a guest; takes seconds."
     ),
     "check": Lazy("vhostuser.cli.check", "check", "Test a vhost-user network back-end, ours or any other."),
+    "bench": Lazy("vhostuser.cli.bench", "bench", "Measure a back-end, ours or any other."),
     "features": Lazy(
         "vhostuser.cli.features", "features", "List what is offered and which requests are served."
     ),

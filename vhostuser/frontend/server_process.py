@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from vhostuser.errors import EnvironmentLacksError, PeerError, UsageError
@@ -22,17 +22,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class ServerProcess:
     """Owns the process: `stop` ends it, and it ends with this process in any case.
 
-    `words` are those of `vhostuser serve`. With `cpu` the whole process stays on that CPU.
+    `words` are those of `vhostuser serve`. With `cpus` the whole process stays on those.
     """
 
-    def __init__(self, words: Sequence[str], log: Path, cpu: int | None = None) -> None:
+    def __init__(self, words: Sequence[str], log: Path, cpus: Set[int] | None = None) -> None:
         self.log = log
 
         def prepare() -> None:
             # If this process is killed without a chance to clean up, the server goes too.
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if cpu is not None:
-                os.sched_setaffinity(0, {cpu})
+            if cpus is not None:
+                os.sched_setaffinity(0, cpus)
 
         with log.open("wb") as output:
             self.process = subprocess.Popen(
