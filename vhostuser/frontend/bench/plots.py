@@ -46,8 +46,12 @@ def draw(series: Sequence[Series], folder: Path) -> dict[str, Path]:
         ("cpu", timed, _cpu),
     ):
         if chosen:
-            figure = Figure(figsize=(8, 5), layout="constrained")
-            fill(figure.add_subplot(), chosen)
+            figure = Figure(figsize=(8, 6), layout="constrained")
+            axes = figure.add_subplot()
+            fill(axes, chosen)
+            axes.grid(visible=True, alpha=0.3)
+            if axes.get_legend_handles_labels()[1]:
+                figure.legend(loc="outside lower center", ncols=2, fontsize="small")
             made[name] = _save(figure, folder / name)
     return made
 
@@ -76,7 +80,6 @@ def _rate(axes: Axes, series: Sequence[Series]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("bytes of a frame")
     axes.set_ylabel("million frames a second, median, least and greatest")
-    _finish(axes)
 
 
 def _round_trips(axes: Axes, series: Sequence[Series]) -> None:
@@ -89,7 +92,6 @@ def _round_trips(axes: Axes, series: Sequence[Series]) -> None:
     axes.set_xlabel("round trip of a single frame, µs")
     axes.set_ylabel("share that was back by then")
     axes.set_ylim(0, 1.01)
-    _finish(axes)
 
 
 def _cpu(axes: Axes, series: Sequence[Series]) -> None:
@@ -98,13 +100,7 @@ def _cpu(axes: Axes, series: Sequence[Series]) -> None:
     above = [high - median for median, high in zip(medians, greatest, strict=True)]
     axes.barh([one.case.name for one in series], medians, xerr=[below, above], capsize=3)
     axes.invert_yaxis()
-    axes.set_xlabel("CPU time of the back-end for a frame, ns (one that polls always uses all of its CPU)")
-    axes.grid(visible=True, axis="x", alpha=0.3)
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.set_xlabel("CPU time of the back-end for a frame, ns")
 
 
 def _without_size(case: Case) -> str:
