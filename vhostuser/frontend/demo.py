@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vhostuser.errors import PeerError
 from vhostuser.frontend import frames
+from vhostuser.frontend.columns import align
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.flood import Flood, Latency, Load, Report
 from vhostuser.frontend.flood import ethernet as plain_ethernet
@@ -225,16 +226,7 @@ def table(rows: Sequence[Row]) -> str:
         (r.what, f"{r.sent}", f"{r.arrived}", r.where, r.rate or "-", r.latency or "-", f"{r.wrong}")
         for r in rows
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
-    right = {1, 2, 4, 5, 6}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return align(cells, {1, 2, 4, 5, 6})
 
 
 def per_second(rate: float, size: int = 0) -> str:

@@ -10,7 +10,8 @@ import msgspec
 
 from vhostuser.errors import UsageError
 from vhostuser.frontend.bench.model import Case, Document, Series, Work, spread
-from vhostuser.frontend.bench.table import align, short
+from vhostuser.frontend.bench.table import short
+from vhostuser.frontend.columns import align
 
 _ENOUGH = 3
 """With fewer measurements on a side no difference is called one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vhostuser.frontend.bench.model import Series, Work, percentile, spread
+from vhostuser.frontend.columns import align
 
 _HEAD = ("case", "runs", "median", "least to greatest", "", "CPU/frame", "90 % / 99 %", "lost")
 _RIGHT = {1, 2, 3, 5, 6, 7}
@@ -38,19 +39,6 @@ def tail(one: Series) -> str:
         return ""
     times = one.times()
     return " / ".join(short(percentile(times, percent) / 1e3) for percent in (90, 99))
-
-
-def align(rows: Sequence[Sequence[str]], right: set[int]) -> str:
-    """Columns as wide as their widest cell, a line under the first row; `right` are those with numbers."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def short(value: float) -> str:
