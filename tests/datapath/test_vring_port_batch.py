@@ -62,11 +62,11 @@ def test_single_frame_takes_the_system_call_of_its_own(bench: Bench, wire: Wire)
 @pytest.mark.parametrize("at", [0, 3, 7])
 def test_bad_frame_and_one_in_too_many_pieces_stay_in_their_places(bench: Bench, wire: Wire, at: int) -> None:
     _, tx = started(bench, wire)
-    frames = [frame(number, 200) for number in range(8)]
+    frames = [frame(number, 3000) for number in range(8)]
     for number, content in enumerate(frames):
         if number == at:
             tx.send(b"runt")
-            tx.send(content, pieces=[12, *[1] * 100, 100])
+            tx.send(content, pieces=[12, *[1] * 100, 2900])
         else:
             tx.send(content)
     tx.publish()

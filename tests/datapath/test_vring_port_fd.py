@@ -63,17 +63,34 @@ def test_frames_both_ways(bench: Bench, features: VirtioFeature, kind: socket.So
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12, 63, 64, 65, 66, 200])
 def test_many_pieces_are_one_frame(bench: Bench, wire: Wire, count: int) -> None:
-    """More than 64 of frame are copied together first; the header's own pieces do not count."""
+    """More than 64 of a long frame are copied together first; the header's own pieces do not count."""
     _, tx = started(bench, wire)
-    content = frame(7, 1500)
+    content = frame(7, 3000)
 
-    tx.send(content, pieces=[12, *even(1500, count)])
+    tx.send(content, pieces=[12, *even(3000, count)])
     tx.publish()
     bench.settle()
 
     assert wire.get() == [(PLAIN, content)]
     assert tx.counters.linearised == (1 if count > 64 else 0)
     assert tx.counters.packets == 1
+
+
+@pytest.mark.parametrize("length", [60, 2047, 2048, 2049])
+@pytest.mark.parametrize("count", [1, 3, 25])
+@pytest.mark.parametrize("frames", [1, 9])
+def test_frame_that_is_copied_and_frame_that_is_not(
+    bench: Bench, wire: Wire, length: int, count: int, frames: int
+) -> None:
+    _, tx = started(bench, wire)
+    contents = [frame(number, length) for number in range(frames)]
+    for content in contents:
+        tx.send(content, pieces=[12, *even(length, min(count, length // 2))])
+    tx.publish()
+    bench.settle()
+
+    assert wire.get() == [(PLAIN, content) for content in contents]
+    assert tx.counters.packets == frames
 
 
 def test_header_goes_out_clean_and_with_its_offload(bench: Bench, wire: Wire) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import live_regions, open_fds
 from tests.datapath.rig import MODERN, Bench, Guest, Ring, V, frame
-from tests.datapath.wires import Wire
+from tests.datapath.wires import Wire, started
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import VringCounters
@@ -141,19 +141,33 @@ def test_indirect_table_goes_away(bench: Bench, wire: Wire, kind: PortKind) -> N
     assert event.values[0] != 0, "a load of ours, not a system call"
 
 
-def test_system_call_that_finds_nothing_to_send(bench: Bench, wire: Wire) -> None:
-    """writev says EFAULT where a load gets SIGBUS: the header is still there, the frame is not."""
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize(("length", "by_call"), [(72, False), (12 + 2049, True)])
+def test_port_finds_nothing_to_send(bench: Bench, wire: Wire, length: int, by_call: bool, count: int) -> None:
+    """The headers are still there, the frames are not. A short one is copied first, and its load gets SIGBUS;
+    of a long one the system call says EFAULT. What was prepared of the burst never goes out, nor with the
+    next.
+    """
     guest, _, tx = setup(bench, wire, PortKind.FD)
+    neighbour = started(bench, wire)[1]
     guest.memory.write(BUFFER - 12, bytes(12))
+    whole, gone = BUFFER - 4096, BUFFER - 12
     for index in range(256):
-        tx.queue.write_descriptor(index, BUFFER - 12, 72, 0, 0)
+        tx.queue.write_descriptor(index, gone if index == count - 1 else whole, length, 0, 0)
     guest.memory.truncate("buffers", MIB)
-    work(tx)
+    work(tx, count)
     bench.settle()
 
-    assert only_fault(bench).values[:3] == (0, BUFFERS.gpa, BUFFERS.size)
-    assert tx.used_index == 0
-    assert wire.get() == []
+    event = only_fault(bench)
+    assert (event.values[0] == 0) == by_call
+    assert event.values[1:3] == (BUFFERS.gpa, BUFFERS.size)
+    sent = wire.get()
+    for number in range(5):
+        neighbour.send(frame(number))
+    neighbour.publish()
+    bench.settle()
+    assert [content for _, content in wire.get()] == [frame(number) for number in range(5)]
+    assert len(sent) == tx.used_index == (count - 1 if by_call else 0)
 
 
 def test_system_call_that_has_nowhere_to_put_a_frame(bench: Bench, wire: Wire) -> None:

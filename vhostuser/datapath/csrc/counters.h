@@ -16,7 +16,7 @@ struct vu_counters {
     uint64_t calls;            /* call fd written */
     uint64_t calls_suppressed; /* call not wanted by the driver */
     uint64_t offloads;         /* frames with a partial checksum or a segmentation request */
-    uint64_t linearised;       /* frames in more pieces than one system call takes */
+    uint64_t linearised;       /* long frames in more pieces than one system call takes */
     uint64_t bases_corrected;  /* starts at another position than the front-end gave */
     uint64_t drops[VU_DROP_COUNT];
 };

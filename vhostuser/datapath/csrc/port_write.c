@@ -31,11 +31,35 @@ static uint32_t list_frame(const struct vu_pair *pair, uint32_t i)
     return count;
 }
 
+/* A short frame goes out in one piece, behind its header.  The kernel takes a list of two by an allocation of
+   its own, which costs more than the copy up to a whole Ethernet frame: beside a program that does nothing
+   but write, a tap took 0.90 of the frames of 64 B, with this 0.99; of 1500 B 0.91 and 0.97. */
+static void gather(const struct vu_pair *pair, uint32_t i)
+{
+    struct vu_outgoing *out = &pair->worker->scratch->out[i];
+
+    vu_iov_gather(out->bytes, frame_at(pair, i), out->length);
+    out->list[0] = (struct iovec){&out->header, sizeof(out->header) + out->length};
+    out->pieces = 1;
+}
+
+/* Lists the header and what is behind it; 0 when those are too many pieces. */
+static uint32_t prepare(const struct vu_pair *pair, uint32_t i)
+{
+    struct vu_outgoing *out = &pair->worker->scratch->out[i];
+
+    if (out->length <= VU_SHORT_FRAME)
+        gather(pair, i);
+    else
+        out->pieces = list_frame(pair, i);
+    return out->pieces;
+}
+
 static int32_t write_one(struct vu_pair *pair, uint32_t i)
 {
     struct vu_scratch *scratch = pair->worker->scratch;
     struct vu_outgoing *out = &scratch->out[i];
-    uint32_t count = list_frame(pair, i);
+    uint32_t count = prepare(pair, i);
     ssize_t written;
 
     if (vu_unlikely(!count)) {
@@ -60,14 +84,20 @@ static uint32_t write_batch(struct vu_pair *pair, uint32_t from, uint32_t to)
         return from;
     for (; end < to; end++) {
         struct vu_outgoing *out = &worker->scratch->out[end];
-        uint32_t count;
+
+        if (out->drop < 0 && vu_unlikely(!prepare(pair, end)))
+            break;
+    }
+    /* Only now, when guest memory cannot end the burst any more: what is in the ring is carried out. */
+    for (uint32_t i = from; i < end; i++) {
+        struct vu_outgoing *out = &worker->scratch->out[i];
 
         if (out->drop >= 0)
             continue;
-        count = list_frame(pair, end);
-        if (vu_unlikely(!count))
-            break;
-        vu_uring_writev(worker->uring, pair->port_fd, out->list, count, &out->result);
+        if (out->pieces == 1)
+            vu_uring_write(worker->uring, pair->port_fd, out->list, &out->result);
+        else
+            vu_uring_writev(worker->uring, pair->port_fd, out->list, out->pieces, &out->result);
     }
     vu_uring_run(worker->uring);
     return end;

@@ -109,12 +109,16 @@ struct vu_pair {
 
 /* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
 #define VU_SYSCALL_PIECES 64
+/* Up to this many bytes a frame is copied on its way into a port (port_write.c). */
+#define VU_SHORT_FRAME 2048
 
 /* A transmit chain of the burst on its way into a port's fd. */
 struct vu_outgoing {
-    struct vu_net_hdr header; /* checked */
-    uint32_t length;          /* of the frame */
-    int drop;                 /* enum vu_drop, or -1: it goes out */
+    struct vu_net_hdr header;      /* checked */
+    uint8_t bytes[VU_SHORT_FRAME]; /* a short frame, behind its header */
+    uint32_t length;               /* of the frame */
+    uint32_t pieces;               /* of `list` */
+    int drop;                      /* enum vu_drop, or -1: it goes out */
     int32_t result;
     struct iovec list[1 + VU_SYSCALL_PIECES];
 };

@@ -98,7 +98,7 @@ void vu_uring_free(struct vu_uring *ring)
     free(ring);
 }
 
-static void add(struct vu_uring *ring, uint8_t operation, int fd, const struct iovec *list, uint32_t count,
+static void add(struct vu_uring *ring, uint8_t operation, int fd, const void *at, uint32_t count,
                 int32_t *result)
 {
     struct io_uring_sqe *entry = &ring->entries[ring->tail++ & ring->sq_mask];
@@ -107,7 +107,7 @@ static void add(struct vu_uring *ring, uint8_t operation, int fd, const struct i
     *entry = (struct io_uring_sqe){.opcode = operation,
                                    .fd = fd,
                                    .off = 0,
-                                   .addr = (uintptr_t)list,
+                                   .addr = (uintptr_t)at,
                                    .len = count,
                                    .rw_flags = RWF_NOWAIT,
                                    .user_data = (uintptr_t)result};
@@ -116,6 +116,11 @@ static void add(struct vu_uring *ring, uint8_t operation, int fd, const struct i
 void vu_uring_writev(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)
 {
     add(ring, IORING_OP_WRITEV, fd, list, count, result);
+}
+
+void vu_uring_write(struct vu_uring *ring, int fd, const struct iovec *piece, int32_t *result)
+{
+    add(ring, IORING_OP_WRITE, fd, piece->iov_base, (uint32_t)piece->iov_len, result);
 }
 
 void vu_uring_readv(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)

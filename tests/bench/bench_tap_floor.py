@@ -1,0 +1,124 @@
+"""From a guest to a tap, beside a plain program that writes the same frames to such a tap by io_uring.
+
+    .venv/bin/python -m tests.bench.bench_tap_floor [--runs 5] [--seconds 1] [--runner busy] [--work 60000]
+
+The writer (csrc/uring_writer.c) has no guest, no rings and nothing to check: who writes to a tap from user
+space is hardly faster. It and our server have core 0 in turns (A B A B); the embedded C driver is on core 1.
+Frames of ours are counted by the kernel as the tap's, the writer's by what the kernel said it took. 64 and
+1500 B are plain frames, 60000 B are TCP segments to be cut into 1448.
+Needs root, a C compiler and liburing's headers (liburing-dev).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.bench.bench_driver import FEATURES, ours
+from tests.bench.report import Figure, Report
+from tests.bench.runners import add_options, title
+from tests.interop.netns import Namespace
+from tests.interop.testpmd import BACK_CORE, FRONT_CORE
+from vhostuser.frontend.flood import Flood, Load, ethernet
+from vhostuser.frontend.net_header import GsoType, HeaderFlag, NetHeader
+from vhostuser.wire.features import VirtioFeature
+
+SIZES = ("64", "1500", "60000")
+RING = 1024
+WARM_UP = 20_000
+TAP = "tap0"
+PEER = "io_uring writer"
+SOURCE = Path(__file__).parent / "csrc" / "uring_writer.c"
+SEGMENTS = VirtioFeature.CSUM | VirtioFeature.HOST_TSO4
+SEGMENT_HEADER = NetHeader(
+    flags=HeaderFlag.NEEDS_CSUM,
+    gso_type=GsoType.TCPV4,
+    hdr_len=54,
+    gso_size=1448,
+    csum_start=34,
+    csum_offset=16,
+)
+
+
+def load(size: int) -> Load:
+    """What one frame looks like."""
+    if size <= 1514:
+        return Load(frame_size=size, settle=False)
+    # TCP from 192.0.2.2 to 192.0.2.1, to a MAC that nobody has: the kernel looks at it and throws it away.
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, size - 14, 0, 0, 64, 6, 0, b"\xc0\0\2\2", b"\xc0\0\2\1")
+    tcp = struct.pack("!HHIIBBHHH", 40000, 9, 1, 1, 0x50, 0x10, 65535, 0, 0)
+    start = ethernet(b"\x02\0\0\0\0\x09", ethertype=0x0800) + ip + tcp
+    return Load(frame_size=size, template=start, header=SEGMENT_HEADER, settle=False)
+
+
+def through_us(folder: Path, size: int, arguments: argparse.Namespace) -> float:
+    """Million frames a second."""
+    one = load(size)
+    features = FEATURES | (SEGMENTS if size > 1514 else VirtioFeature(0))
+    with (
+        Namespace(folder) as namespace,
+        ours(folder, f"tap:{TAP}", namespace, arguments.runner) as path,
+        Flood.connect(path, queue_size=RING, features=features) as flood,
+    ):
+        assert features in flood.features
+        flood.flood(changed(one, packets=WARM_UP))
+        before = namespace.received(TAP)
+        report = flood.flood(changed(one, seconds=arguments.seconds))
+        return (namespace.received(TAP) - before) / report.seconds / 1e6
+
+
+def changed(one: Load, *, packets: int = 0, seconds: float = 0.0) -> Load:
+    return Load(packets, seconds, one.frame_size, one.template, one.header, settle=False)
+
+
+def by_the_writer(folder: Path, size: int, arguments: argparse.Namespace) -> float:
+    one = load(size)
+    start = one.header.build(12) + one.template
+    with Namespace(folder) as namespace:
+        words = [str(folder / "writer"), TAP, str(size), str(arguments.seconds), str(RING), start.hex()]
+        with subprocess.Popen(
+            namespace.enter("taskset", "-c", str(BACK_CORE), *words),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdin
+            assert writer.stdout
+            assert writer.stdout.readline() == "ready\n"
+            namespace.run("ip", "link", "set", TAP, "up")
+            before = namespace.received(TAP)
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+            said = writer.stdout.readline().split()
+            # The tap is gone with its writer; its last counts are what the writer was told.
+            frames, seconds = int(said[0]), float(said[1])
+            assert frames > before
+        return frames / seconds / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add_options(parser, SIZES)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {FRONT_CORE})
+    report = Report(title("Embedded C driver to a tap", arguments.runner).replace("DPDK's polling", PEER))
+    with tempfile.TemporaryDirectory(prefix="vhostuser-") as name:
+        folder = Path(name)
+        subprocess.run(["cc", "-O2", str(SOURCE), "-luring", "-o", str(folder / "writer")], check=True)
+        for work in arguments.work or SIZES:
+            samples: dict[str, list[float]] = {"ours": [], "peer": []}
+            for _ in range(arguments.runs):
+                samples["ours"].append(through_us(folder, int(work), arguments))
+                samples["peer"].append(by_the_writer(folder, int(work), arguments))
+            figure = Figure(f"to a tap, {work} B", "Mpps", samples["ours"], samples["peer"], PEER)
+            report.figures.append(figure)
+            print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
+    report.finish(arguments.json)
+
+
+if __name__ == "__main__":
+    main()
