@@ -146,13 +146,19 @@ class PacketDevice:
         What the old workers have reported of them is still in their queues. Raises nothing: a ring whose
         kick fd the kernel does not watch is broken and reported.
         """
-        if self._member is not None:
-            self._member.switch.workers.update(workers)
         with self.paused(*workers):
             self._workers = workers
-            for n, pair in self._pairs.items():
-                pair.worker = workers[(self._id + n) % len(workers)]
-                lib.vu_pair_move(pair.handle, pair.worker.handle)
+            for n in self._pairs:
+                self.move_pair(n, workers[(self._id + n) % len(workers)])
+
+    def move_pair(self, n: int, worker: Worker) -> None:
+        """The same for one pair, until the next `move`."""
+        if self._member is not None:
+            self._member.switch.workers.add(worker)
+        with self.paused(worker):
+            pair = self._pairs[n]
+            pair.worker = worker
+            lib.vu_pair_move(pair.handle, worker.handle)
 
     def set_features(self, features: VirtioFeature) -> None:
         with self.paused():
@@ -217,6 +223,11 @@ class RingPair:
         self.handle = lib.vu_pair_new(device.handle, worker.handle, n)
         if self.handle == ffi.NULL:
             raise MemoryError
+
+    @property
+    def spent(self) -> int:
+        """What it has cost its workers, in about nanoseconds; to compare pairs by."""
+        return lib.vu_pair_spent(self.handle)
 
     def set_port(
         self, kind: PortKind | None, fd: int = -1, *, reads: bool = True, frame_size: int = 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from os import strerror
+from pathlib import Path
 
 from vhostuser import abi
 from vhostuser.datapath._datapath import ffi, lib
@@ -36,6 +37,7 @@ class EventKind(IntEnum):
     OVERFLOW = 5
     CONTROL = 6
     IOTLB_MISS = 7
+    CROWDED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,23 @@ class Worker:
                 event = self._events[i]
                 values = (event.value[0], event.value[1], event.value[2], event.value[3])
                 yield WorkerEvent(EventKind(event.kind), event.device, event.ring, event.error, values)
+
+    @property
+    def load_ns(self) -> int:
+        """Nanoseconds in which its thread had work, or waited for a CPU to do it; 0 without a thread, and
+        where the kernel does not say (CONFIG_SCHED_INFO).
+
+        Of one that polls what it counts itself, of one that sleeps what the kernel does.
+        """
+        counters = self.counters()
+        if counters.busy_ns:
+            return counters.busy_ns
+        try:
+            stat = Path(f"/proc/self/task/{lib.vu_worker_thread_id(self.handle)}/schedstat").read_text()
+        except OSError:
+            return 0
+        ran, waited, _ = stat.split()
+        return int(ran) + int(waited)
 
     def counters(self) -> WorkerCounters:
         found = ffi.new("struct vu_worker_counters *")

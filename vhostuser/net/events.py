@@ -31,6 +31,8 @@ def describe(event: WorkerEvent, control: int | None = None) -> tuple[int, str]:
             return logging.WARNING, "more happened at once than could be reported"
         case EventKind.CONTROL:
             return logging.DEBUG, f"ring {event.ring} brings a command"
+        case EventKind.CROWDED:
+            return logging.DEBUG, "its worker has more to do than it can"
         case EventKind.IOTLB_MISS:
             return logging.DEBUG, "a ring waits for a translation"
 

@@ -76,9 +76,9 @@ class ServedDevice:
             protocol = protocol_offer(
                 disabled=protocol_off, config_space=own_config, postcopy=lender is not None
             )
-            self._packet = PacketDevice(device_id, workers)
+            self.packet = PacketDevice(device_id, workers)
             self.device = NetDevice(
-                self._packet,
+                self.packet,
                 self._port,
                 ops,
                 queues=config.queues,

@@ -7,15 +7,16 @@ import contextlib
 import logging
 import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Self
 
 from vhostuser.config import DeviceConfig, ServeConfig
 from vhostuser.datapath.reaper import reaper
-from vhostuser.datapath.vring import VringCounters
+from vhostuser.datapath.vring import PacketDevice, VringCounters
 from vhostuser.datapath.worker import EventKind, Poll, Worker, WorkerCounters, WorkerEvent
 from vhostuser.errors import PeerError
 from vhostuser.net.events import describe
+from vhostuser.server.balance import Balancer
 from vhostuser.server.helper import HelperThread
 from vhostuser.server.runner import LoopRunner, Runner, ThreadRunner
 from vhostuser.server.served_device import ServedDevice
@@ -31,6 +32,7 @@ class Server:
     """Serves ``devices`` from `start` to `close`, on the running loop; an async context manager does both.
 
     ``workers``: threads that run the rings, each on one of ``cpus`` if there are any; 0, and the loop does.
+    Pairs move between them when one has more to do than it can.
     ``poll``: how they wait: "event" asleep, "adaptive" looking at rings for some microseconds first, "busy"
     looking for ever. ``postcopy`` offers postcopy migration in place of memory slots. ValueError for either
     without ``workers``.
@@ -62,6 +64,7 @@ class Server:
         self._served: list[ServedDevice] = []
         self._workers: list[Worker] = []
         self._runner: Runner | None = None
+        self._balancer: Balancer | None = None
         self._helper: HelperThread | None = None
         self._unfinished = 0
         self._finished = asyncio.Event()
@@ -84,6 +87,8 @@ class Server:
             if self._worker_threads:
                 threads = self._runner = ThreadRunner(self._workers, self._on_event, self._cpus, self._poll)
                 lender = threads if self._postcopy else None
+                if self._worker_threads > 1:
+                    self._balancer = Balancer(self._workers, self._packet_devices)
             else:
                 self._runner = LoopRunner(self._workers[0], self._on_event)
             for number, config in enumerate(self._configs):
@@ -117,6 +122,8 @@ class Server:
 
     async def close(self) -> None:
         """Disconnects every front-end, gives ports and memory back. Closing twice does nothing."""
+        if self._balancer is not None:
+            self._balancer.close()
         for device in self._served:
             device.disconnect()
         for device in self._served:
@@ -149,8 +156,14 @@ class Server:
         """In the order of their numbers; without worker threads, the one that the loop turns."""
         return [worker.counters() for worker in self._workers]
 
+    def _packet_devices(self) -> Iterator[tuple[str, PacketDevice]]:
+        return ((device.config.name, device.packet) for device in self._served)
+
     def _on_event(self, event: WorkerEvent) -> None:
-        if event.kind is EventKind.OVERFLOW:
+        if event.kind is EventKind.CROWDED:
+            if self._balancer is not None:
+                self._balancer.on_crowded()
+        elif event.kind is EventKind.OVERFLOW:
             _log.log(*describe(event))
             for device in self._served:
                 device.look_again()

@@ -83,6 +83,8 @@ struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, 
    at once.  A kick fd that the new worker cannot watch breaks its ring, a port fd is gone; both are
    reported. */
 void vu_pair_move(struct vu_pair *pair, struct vu_worker *worker);
+/* What it has cost its workers, in about nanoseconds; to compare pairs by. */
+uint64_t vu_pair_spent(const struct vu_pair *pair);
 /* Both rings must be stopped. */
 void vu_pair_free(struct vu_pair *pair);
 /* fd is used for VU_PORT_FD only and stays the caller's; reads: 1 when this pair reads the port queue too

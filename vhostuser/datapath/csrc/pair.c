@@ -104,6 +104,11 @@ void vu_pair_move(struct vu_pair *pair, struct vu_worker *worker)
     vu_pair_watch_port(pair);
 }
 
+uint64_t vu_pair_spent(const struct vu_pair *pair)
+{
+    return __atomic_load_n(&pair->spent, __ATOMIC_RELAXED);
+}
+
 void vu_pair_free(struct vu_pair *pair)
 {
     struct vu_pair **link;

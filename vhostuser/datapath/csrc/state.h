@@ -100,6 +100,7 @@ struct vu_pair {
     struct vu_source sources[3];
     pthread_mutex_t filling;    /* of VU_PORT_SWITCH: held while anybody touches its RX ring in a turn */
     struct vu_control *control; /* of a pair that has ever been VU_PORT_CONTROL */
+    uint64_t spent;             /* what its turns cost (about ns), ever; read by anybody */
 };
 
 #define VU_FILTER_HEAD (VU_ETH_HEADER + 4)
@@ -182,11 +183,12 @@ struct vu_gate {
 struct vu_worker {
     /* Worker's own. */
     int epoll_fd;
-    int timer_fd;    /* 1 ms, running while a started ring has no kick fd */
-    int wake_fd;     /* written when a pause ends with work queued */
-    uint32_t polled; /* rings without a kick fd */
-    bool rescan;     /* events were thrown away: look at every pair */
-    bool unfinished; /* the last turn left work: the next one does not wait */
+    int timer_fd;     /* 1 ms, running while a started ring has no kick fd */
+    int wake_fd;      /* written when a pause ends with work queued */
+    uint32_t polled;  /* rings without a kick fd */
+    bool rescan;      /* events were thrown away: look at every pair */
+    bool unfinished;  /* the last turn left work: the next one does not wait */
+    uint32_t crowded; /* turns with work for several pairs, fewer by each other one */
     struct vu_pair *pairs;
     struct vu_pair *queue_head;
     struct vu_pair *queue_tail;
@@ -204,6 +206,7 @@ struct vu_worker {
     /* The thread, while it has one: written before it starts and after it has ended. */
     pthread_t thread;
     bool has_thread;
+    int thread_id; /* 0 without; written by itself when it begins */
     int events_fd;
     struct vu_worker_counters counters vu_cache_aligned;
     /* Events up: one writer, one reader. */

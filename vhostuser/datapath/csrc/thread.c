@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "state.h"
@@ -34,6 +35,7 @@ static void *run(void *argument)
     struct vu_worker *worker = argument;
 
     take_signals();
+    __atomic_store_n(&worker->thread_id, (int)syscall(SYS_gettid), __ATOMIC_RELAXED);
     while (!__atomic_load_n(&worker->gate.ending, __ATOMIC_RELAXED)) {
         uint32_t result = vu_worker_turn(worker, -1);
 
@@ -83,6 +85,11 @@ int vu_worker_start(struct vu_worker *worker, const char *name, int cpu, int pol
     return -error;
 }
 
+int vu_worker_thread_id(const struct vu_worker *worker)
+{
+    return __atomic_load_n(&worker->thread_id, __ATOMIC_RELAXED);
+}
+
 void vu_worker_stop(struct vu_worker *worker)
 {
     if (!worker->has_thread)
@@ -91,6 +98,7 @@ void vu_worker_stop(struct vu_worker *worker)
     vu_worker_wake(worker);
     pthread_join(worker->thread, NULL);
     worker->has_thread = false;
+    worker->thread_id = 0;
     worker->poll = VU_POLL_EVENT;
     vu_gate_end(&worker->gate, false);
 }

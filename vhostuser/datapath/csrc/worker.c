@@ -204,6 +204,20 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
     return cost;
 }
 
+/* Pairs meet in a turn by chance; where this many more turns have several than have one, they wait for each
+   other.  A worker that is full gets there in a tenth of a second. */
+#define CROWDED_TURNS 2048
+
+static void notice_crowd(struct vu_worker *worker, const struct vu_pair *pair)
+{
+    const struct vu_event event = {.kind = VU_EVENT_CROWDED, .device = pair->device->id};
+
+    if (++worker->crowded < CROWDED_TURNS)
+        return;
+    worker->crowded = 0;
+    vu_event_put(pair, &event);
+}
+
 static uint32_t serve_queue(struct vu_worker *worker)
 {
     /* The tail of now is the end of this turn: who is still busy then queues behind the others. */
@@ -211,6 +225,12 @@ static uint32_t serve_queue(struct vu_worker *worker)
     uint32_t cost = 0, spent;
     bool more = worker->queue_head;
 
+    if (worker->thread_id) {
+        if (worker->queue_head != last)
+            notice_crowd(worker, last);
+        else if (worker->crowded && last)
+            worker->crowded--;
+    }
     while (more && cost < TURN_COST) {
         struct vu_pair *pair = worker->queue_head;
 
@@ -221,6 +241,7 @@ static uint32_t serve_queue(struct vu_worker *worker)
         pair->queued = false;
         spent = serve(worker, pair);
         cost += spent;
+        vu_count(&pair->spent, spent);
         if (pair->ready)
             vu_pair_wake(pair, 0);
         if (worker->poll != VU_POLL_EVENT)

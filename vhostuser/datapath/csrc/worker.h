@@ -27,7 +27,9 @@ enum vu_event_kind {
     VU_EVENT_PORT_GONE = 4,      /* error is -errno */
     VU_EVENT_OVERFLOW = 5,       /* events were lost: look at every ring */
     VU_EVENT_CONTROL = 6,        /* a command waits for its answer (control.h) */
-    VU_EVENT_IOTLB_MISS = 7      /* vu_iotlb_take_misses has something for this device */
+    VU_EVENT_IOTLB_MISS = 7,     /* vu_iotlb_take_misses has something for this device */
+    VU_EVENT_CROWDED = 8         /* the worker that serves this device found work for several pairs in turn
+                                    after turn: some may be better off elsewhere */
 };
 
 /* How a worker's thread waits when no pair of it has work. */
@@ -84,6 +86,8 @@ void vu_worker_quiesce(struct vu_worker *worker);
    no is told by the thread's events_fd when to ask again. */
 int vu_worker_is_quiet(struct vu_worker *worker);
 void vu_worker_resume(struct vu_worker *worker);
+/* Of its thread, as the kernel counts them; 0 without one, and until it runs. */
+int vu_worker_thread_id(const struct vu_worker *worker);
 void vu_worker_read_counters(const struct vu_worker *worker, struct vu_worker_counters *counters);
 /* Moves up to max events out; one reader. */
 uint32_t vu_worker_events(struct vu_worker *worker, struct vu_event *events, uint32_t max);
