@@ -1,6 +1,6 @@
 """From a tap to a guest at a rate that both can do: CPU time of the back-end for a frame.
 
-    .venv/bin/python -m tests.bench.bench_tap_cpu [--runs 5] [--seconds 1] [--runner event] [--rate 100000]
+    .venv/bin/python -m tests.bench.bench_tap_cpu [--runs 5] [--seconds 1] [--runner event] [--rate 50000]
 
 A packet socket sends into the tap (csrc/packet_sender.c), the embedded C driver takes in, both on core 1; the
 back-end is on core 0. Of ours it is all CPU time of the process, by the kernel's account; of DPDK's net_vhost
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--rate", type=int, default=100_000)
+    parser.add_argument("--rate", type=int, default=50_000)
     parser.add_argument("--runner", choices=RUNNERS, default="event")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()

@@ -293,6 +293,7 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
     /* A change between the wait and now may have freed what the events point to: look everywhere. */
     if (vu_unlikely(worker->rescan || __atomic_load_n(&worker->changes, __ATOMIC_RELAXED) != changes)) {
         worker->rescan = false;
+        worker->crowded = 0; /* all pairs come now, with work or without */
         wake_all(worker, false);
     } else {
         for (int i = 0; i < count; i++)
