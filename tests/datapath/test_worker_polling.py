@@ -204,6 +204,20 @@ def test_time_of_a_busy_worker_is_accounted_for(busy: Threads) -> None:
     assert 0.5 * lasted < awake < 1.5 * lasted
 
 
+def test_load_of_a_busy_worker_is_only_the_time_that_it_had_work(busy: Threads) -> None:
+    """It is never off its CPU, and still the one to give a pair to."""
+    rx, tx = pair_of(busy, MODERN)
+    [worker] = busy.workers
+    began = worker.counters().turns
+    wait(lambda: worker.counters().turns > began + 1000)
+    assert worker.load_ns == 0
+
+    for number in range(100):
+        there_and_back(rx, tx, number)
+    load = worker.load_ns
+    assert 0 < load <= worker.counters().busy_ns
+
+
 def test_sleep_of_an_adaptive_worker_is_not_time_awake(adaptive: Threads) -> None:
     rx, tx = pair_of(adaptive, MODERN)
     there_and_back(rx, tx, 0)

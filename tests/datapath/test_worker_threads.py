@@ -319,6 +319,21 @@ def test_device_moves_to_a_worker_of_its_own_and_back_in_traffic(threads: Thread
     assert len(threads.reported(EventKind.RING_STARTED)) == len(threads.events) == 6
 
 
+def test_load_of_a_worker_that_sleeps_is_what_the_kernel_says(threads: Threads) -> None:
+    guest = threads.guest()
+    rx, tx = guest.pair(PortKind.ECHO)
+    rx.start()
+    tx.start()
+    before = rx.pair.worker.load_ns
+    for number in range(100):
+        echoes(rx, tx, number)
+    assert rx.pair.worker.load_ns > before
+
+    never_started = Worker()
+    assert never_started.load_ns == 0
+    never_started.close()
+
+
 def test_worker_that_all_have_left_can_be_closed() -> None:
     told = os.eventfd(0, os.EFD_NONBLOCK)
     first, second = Worker(), Worker()

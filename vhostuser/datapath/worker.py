@@ -79,6 +79,7 @@ class Worker:
                 f"no file descriptors for the packet worker ({strerror(ffi.errno)}): raise `ulimit -n`"
             )
         self._events = ffi.new("struct vu_event[]", _EVENTS)
+        self._poll = Poll.EVENT
 
     @property
     def epoll_fd(self) -> int:
@@ -97,6 +98,7 @@ class Worker:
         written when `events` has something. ``cpu``: the only one the thread may use. Raises
         EnvironmentLacksError, and nothing runs, when the kernel has no thread or no such CPU for us.
         """
+        self._poll = poll
         error = lib.vu_worker_start(self.handle, name.encode(), -1 if cpu is None else cpu, poll, events_fd)
         if error == -errno.EINVAL and cpu is not None:
             raise EnvironmentLacksError(
@@ -139,9 +141,8 @@ class Worker:
 
         Of one that polls what it counts itself, of one that sleeps what the kernel does.
         """
-        counters = self.counters()
-        if counters.busy_ns:
-            return counters.busy_ns
+        if self._poll is not Poll.EVENT:
+            return self.counters().busy_ns
         try:
             stat = Path(f"/proc/self/task/{lib.vu_worker_thread_id(self.handle)}/schedstat").read_text()
         except OSError:
