@@ -24,9 +24,9 @@ from tests.bench.report import Figure, Report
 from tests.bench.runners import RUNNERS
 from tests.interop.netns import Namespace
 from tests.interop.testpmd import FRONT_CORE, Testpmd, net_tap, net_vhost
-from vhostuser.frontend.bench.backend import cpu_time, peer_pid
 from vhostuser.frontend.flood import Flood, Load
 from vhostuser.frontend.flood import Report as Received
+from vhostuser.frontend.peer_process import cpu_time, listener_pid
 
 SIZES = (64, 1500)
 RING = 1024
@@ -57,7 +57,7 @@ def of_ours(folder: Path, size: int, options: argparse.Namespace) -> float:
         Flood.connect(path, queue_size=RING, features=FEATURES) as flood,
     ):
         received(flood, folder, namespace, size, options)
-        pid = peer_pid(flood.frontend.socket)
+        pid = listener_pid(flood.frontend.socket)
         before = cpu_time(pid)
         report = received(flood, folder, namespace, size, options)
         after = cpu_time(pid)

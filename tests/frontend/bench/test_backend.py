@@ -1,18 +1,17 @@
-"""The server of ours that is measured, and what the kernel says about a process."""
+"""The server of ours that is measured."""
 
 from __future__ import annotations
 
 import os
-import socket
-import time
 
 import pytest
 
 from tests.frontend.bench.results import case
 from vhostuser.errors import UsageError
-from vhostuser.frontend.bench.backend import cpu_time, peer_pid, program, serving, words
+from vhostuser.frontend.bench.backend import serving, words
 from vhostuser.frontend.bench.model import Work
 from vhostuser.frontend.frontend import Frontend
+from vhostuser.frontend.peer_process import listener_pid, program
 
 
 @pytest.mark.parametrize(
@@ -40,31 +39,10 @@ def test_pair_has_two_sockets_on_one_switch() -> None:
         for path in (one, other):
             with Frontend.connect(path) as frontend:
                 assert frontend.get_features()
-                assert program(peer_pid(frontend.socket)) != "?"
+                assert program(listener_pid(frontend.socket)) != "?"
     assert not os.path.exists(one)
 
 
 def test_server_that_does_not_start_is_quoted() -> None:
     with pytest.raises(UsageError, match="poll"), serving(case(poll="nonsense"), 1, None):
         pass
-
-
-def test_peer_is_known_by_its_process() -> None:
-    one, other = socket.socketpair()
-    with one, other:
-        assert peer_pid(one) == os.getpid()
-
-
-def test_cpu_time_is_that_of_all_threads() -> None:
-    before, mine = cpu_time(os.getpid()), time.process_time_ns()
-    assert before is not None
-    while time.process_time_ns() - mine < 20_000_000:
-        pass
-    after = cpu_time(os.getpid())
-    assert after is not None
-    assert after - before >= 10_000_000
-
-
-def test_process_that_is_not_there_is_not_known() -> None:
-    assert cpu_time(0) is None
-    assert program(0) == "?"

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 
 from vhostuser.errors import PeerError
-from vhostuser.frontend.check.peer import Offer, Peer, connect, listener_pid
+from vhostuser.frontend.check.peer import Offer, Peer, connect
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature
 
@@ -15,14 +13,6 @@ from vhostuser.wire.features import ProtocolFeature
 def test_connect_to_nobody_is_a_peer_error(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="cannot connect"):
         connect(tmp_path / "none.sock", 1)
-
-
-def test_listener_pid_is_that_of_the_process_that_listens(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "l.sock"))
-        listener.listen(1)
-        with connect(tmp_path / "l.sock", 1) as sock:
-            assert listener_pid(sock) == os.getpid()
 
 
 def test_what_was_opened_is_closed_with_the_peer(echo_path: Path, offer: Offer) -> None:

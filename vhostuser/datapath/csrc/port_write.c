@@ -31,28 +31,19 @@ static uint32_t list_frame(const struct vu_pair *pair, uint32_t i)
     return count;
 }
 
-/* A short frame goes out in one piece, behind its header.  The kernel takes a list of two by an allocation of
-   its own, which costs more than the copy up to a whole Ethernet frame: beside a program that does nothing
-   but write, a tap took 0.90 of the frames of 64 B, with this 0.99; of 1500 B 0.91 and 0.97. */
-static void gather(const struct vu_pair *pair, uint32_t i)
-{
-    struct vu_outgoing *out = &pair->worker->scratch->out[i];
-
-    vu_iov_gather(out->bytes, frame_at(pair, i), out->length);
-    out->list[0] = (struct iovec){&out->header, sizeof(out->header) + out->length};
-    out->pieces = 1;
-}
-
-/* Lists the header and what is behind it; 0 when those are too many pieces. */
+/* The pieces that go out; 0 when there are too many.  A short frame is copied behind its header: two pieces
+   cost the kernel more to take than the copy costs us, up to a whole Ethernet frame.  Beside a program that
+   does nothing but write, a tap took 0.90 of the frames of 64 B, so 0.99; of 1500 B 0.91 and 0.97
+   (tests/bench/bench_tap_floor.py). */
 static uint32_t prepare(const struct vu_pair *pair, uint32_t i)
 {
     struct vu_outgoing *out = &pair->worker->scratch->out[i];
 
-    if (out->length <= VU_SHORT_FRAME)
-        gather(pair, i);
-    else
-        out->pieces = list_frame(pair, i);
-    return out->pieces;
+    if (out->length > VU_SHORT_FRAME)
+        return out->pieces = list_frame(pair, i);
+    vu_iov_gather(out->bytes, frame_at(pair, i), out->length);
+    out->list[0] = (struct iovec){&out->header, sizeof(out->header) + out->length};
+    return out->pieces = 1;
 }
 
 static int32_t write_one(struct vu_pair *pair, uint32_t i)

@@ -1,10 +1,8 @@
-"""The server of ours that a case is measured on, and what the kernel says about any back-end's process."""
+"""The server of ours that a case is measured on."""
 
 from __future__ import annotations
 
 import contextlib
-import socket
-import struct
 import tempfile
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -48,28 +46,3 @@ def serving(case: Case, workers: int, cpus: Set[int] | None) -> Iterator[tuple[s
             yield sockets
         finally:
             server.stop()
-
-
-def peer_pid(sock: socket.socket) -> int:
-    """Who is at the other end; 0 in another pid namespace."""
-    pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return int(pid)
-
-
-def program(pid: int) -> str:
-    """Its name as the kernel has it, at most 15 bytes; "?" when it cannot be seen."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "?"
-
-
-def cpu_time(pid: int) -> int | None:
-    """Nanoseconds that all its threads have run; None when the kernel does not say."""
-    total = 0
-    try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return None
-    return total

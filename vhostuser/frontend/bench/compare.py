@@ -10,7 +10,7 @@ import msgspec
 
 from vhostuser.errors import UsageError
 from vhostuser.frontend.bench.model import Case, Document, Series, Work, spread
-from vhostuser.frontend.bench.table import short
+from vhostuser.frontend.bench.table import spread_text
 from vhostuser.frontend.columns import align
 
 _ENOUGH = 3
@@ -78,16 +78,11 @@ def describe(differences: Sequence[Difference]) -> str:
         rows.append(
             (
                 one.case.name,
-                _range(one.before),
-                _range(one.after),
+                spread_text(one.before),
+                spread_text(one.after),
                 one.case.unit,
                 f"{one.ratio:.2f}",
                 one.verdict,
             )
         )
     return align(rows, {1, 2, 4})
-
-
-def _range(values: Sequence[float]) -> str:
-    median, least, greatest = spread(values)
-    return f"{short(median)} ({short(least)} to {short(greatest)})"

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
+import msgspec
+
 from vhostuser.errors import PeerError
 from vhostuser.frontend.bench import ndr
-from vhostuser.frontend.bench.backend import cpu_time, peer_pid, program, serving
+from vhostuser.frontend.bench.backend import serving
 from vhostuser.frontend.bench.model import Case, Sample, Work
 from vhostuser.frontend.core import lib
 from vhostuser.frontend.flood import Flood, Latency, Load, Report, ethernet
 from vhostuser.frontend.link import DEFAULT_FEATURES
+from vhostuser.frontend.peer_process import cpu_time, listener_pid, program
 from vhostuser.wire.features import VirtioFeature, feature_names, parse_feature
 
 T = TypeVar("T")
@@ -23,14 +26,20 @@ _WARM_UP = 0.05
 _LOST_AFTER = 0.1
 
 
+def asked(case: Case) -> VirtioFeature:
+    """What the case is about, and the back-end has to offer."""
+    features = VirtioFeature.RING_PACKED if case.packed else VirtioFeature(0)
+    for name in case.features:
+        features |= VirtioFeature(parse_feature(name))
+    return features
+
+
 def wanted(case: Case) -> VirtioFeature:
     """What the driver acknowledges where it is offered."""
-    chosen = DEFAULT_FEATURES | (VirtioFeature.RING_PACKED if case.packed else VirtioFeature(0))
-    for name in case.features:
-        chosen |= VirtioFeature(parse_feature(name))
+    features = DEFAULT_FEATURES | asked(case)
     for name in case.disabled:
-        chosen &= ~VirtioFeature(parse_feature(name))
-    return chosen
+        features &= ~VirtioFeature(parse_feature(name))
+    return features
 
 
 @contextmanager
@@ -39,10 +48,7 @@ def connected(case: Case, path: str) -> Iterator[Flood]:
     with Flood.connect(
         path, features=wanted(case), queue_size=case.ring, queue_pairs=case.queues, buffer_size=_buffer(case)
     ) as flood:
-        asked = VirtioFeature.RING_PACKED if case.packed else VirtioFeature(0)
-        for name in case.features:
-            asked |= VirtioFeature(parse_feature(name))
-        if lacking := feature_names(asked & ~flood.features):
+        if lacking := feature_names(asked(case) & ~flood.features):
             raise PeerError(f"the back-end at {path} does not offer {', '.join(lacking)}")
         yield flood
 
@@ -59,7 +65,7 @@ def measure(case: Case, sockets: Sequence[str], seconds: float, loss: float = 0.
     """
     with ExitStack() as stack:
         floods = [stack.enter_context(connected(case, path)) for path in sockets]
-        pid = peer_pid(floods[0].frontend.socket)
+        pid = listener_pid(floods[0].frontend.socket)
         sample = _WORKS[case.work](_Run(case, floods, seconds, loss, pid))
         if not (sample.sent if case.work is Work.SINK else sample.received):
             raise PeerError(f"nothing came through at {sockets[0]}: is it doing the work of '{case.work}'?")
@@ -141,16 +147,7 @@ def _latency(run: _Run) -> Sample:
     run.sender.ping(run.load(_WARM_UP))
     (report, latency), cpu = run.timed(lambda: run.sender.ping(run.load()))
     sample = run.sample(report, latency.count, cpu)
-    times = tuple(_times(latency))
-    return Sample(
-        rate=sample.rate,
-        sent=sample.sent,
-        received=sample.received,
-        lost=report.lost,
-        seconds=sample.seconds,
-        cpu=sample.cpu,
-        times=times,
-    )
+    return msgspec.structs.replace(sample, lost=report.lost, times=tuple(_times(latency)))
 
 
 def _times(latency: Latency) -> Iterator[tuple[int, int]]:
@@ -160,27 +157,20 @@ def _times(latency: Latency) -> Iterator[tuple[int, int]]:
 
 
 def _ndr(run: _Run) -> Sample:
-    spent: dict[int, int | None] = {}
+    made: dict[int, Sample] = {}
 
     def attempt(rate: int) -> ndr.Attempt:
         load = run.load(rate=rate, settle=True)
         report, cpu = run.timed(lambda: run.sender.run(load))
-        spent[rate] = cpu
-        return ndr.Attempt(rate, report.sent, report.sent - report.received, report.seconds)
+        lost = report.sent - report.received
+        made[rate] = msgspec.structs.replace(run.sample(report, report.sent, cpu), lost=lost)
+        return ndr.Attempt(rate, report.sent, lost, report.seconds)
 
     all_out = run.sender.run(run.load(settle=True))
     found = ndr.search(attempt, int(all_out.received_rate), run.loss)
     if found is None:
         return Sample(rate=0.0, sent=all_out.sent, received=all_out.received, seconds=run.seconds)
-    cpu = spent[found.offered]
-    return Sample(
-        rate=found.sent / found.seconds,
-        sent=found.sent,
-        received=found.sent - found.lost,
-        lost=found.lost,
-        seconds=found.seconds,
-        cpu=cpu / found.sent if cpu is not None and found.sent else None,
-    )
+    return made[found.offered]
 
 
 _WORKS: dict[Work, Callable[[_Run], Sample]] = {

@@ -96,6 +96,12 @@ class Series(msgspec.Struct, forbid_unknown_fields=True):
     def cpu(self) -> list[float]:
         return [sample.cpu for sample in self.samples if sample.cpu is not None]
 
+    def lost(self) -> int | None:
+        """None where nobody looks for losses."""
+        if self.case.work not in (Work.LATENCY, Work.NDR):
+            return None
+        return sum(sample.lost for sample in self.samples)
+
     def times(self) -> tuple[tuple[int, int], ...]:
         """Of all measurements together."""
         merged: dict[int, int] = {}

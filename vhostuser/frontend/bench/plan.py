@@ -10,8 +10,6 @@ from vhostuser.errors import UsageError
 from vhostuser.frontend.bench.model import Case, Work
 from vhostuser.wire.features import VirtioFeature, parse_feature
 
-POLLS = ("loop", "event", "adaptive", "busy")
-"""`loop` is the event loop, the others are threads with `--poll`."""
 OUR_WORKS = (Work.SINK, Work.ECHO, Work.LATENCY)
 """What is measured of our own server unless something is asked for."""
 _SHORTEST, _LONGEST = 60, 65535
@@ -30,6 +28,7 @@ class Choice:
     queues: Sequence[int] = (1,)
     formats: Sequence[str] = ("split",)
     polls: Sequence[str] = ()
+    """`loop` is the event loop, the others are threads with `--poll`."""
     features: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
 

@@ -69,11 +69,10 @@ def _rate(axes: Axes, series: Sequence[Series]) -> None:
         lines.setdefault(_without_size(one.case), []).append(one)
     for label, points in lines.items():
         points.sort(key=lambda one: one.case.size)
-        medians, least, greatest = zip(*(spread(one.values()) for one in points), strict=True)
-        below = [median - low for median, low in zip(medians, least, strict=True)]
-        above = [high - median for median, high in zip(medians, greatest, strict=True)]
-        sizes = [one.case.size for one in points]
-        axes.errorbar(sizes, medians, yerr=[below, above], marker="o", capsize=3, label=label)
+        medians, bars = _bars([one.values() for one in points])
+        axes.errorbar(
+            [one.case.size for one in points], medians, yerr=bars, marker="o", capsize=3, label=label
+        )
     axes.set_xscale("log", base=2)
     sizes = sorted({one.case.size for one in series})
     axes.set_xticks(sizes, [f"{size}" for size in sizes])
@@ -95,12 +94,18 @@ def _round_trips(axes: Axes, series: Sequence[Series]) -> None:
 
 
 def _cpu(axes: Axes, series: Sequence[Series]) -> None:
-    medians, least, greatest = zip(*(spread(one.cpu()) for one in series), strict=True)
-    below = [median - low for median, low in zip(medians, least, strict=True)]
-    above = [high - median for median, high in zip(medians, greatest, strict=True)]
-    axes.barh([one.case.name for one in series], medians, xerr=[below, above], capsize=3)
+    medians, bars = _bars([one.cpu() for one in series])
+    axes.barh([one.case.name for one in series], medians, xerr=bars, capsize=3)
     axes.invert_yaxis()
     axes.set_xlabel("CPU time of the back-end for a frame, ns")
+
+
+def _bars(samples: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
+    """Medians, and how far below and above each the least and the greatest are."""
+    spreads = [spread(values) for values in samples]
+    below = [median - least for median, least, _ in spreads]
+    above = [greatest - median for median, _, greatest in spreads]
+    return [median for median, _, _ in spreads], [below, above]
 
 
 def _without_size(case: Case) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vhostuser.frontend.bench.model import Document, Series, Work, spread
-from vhostuser.frontend.bench.table import short, tail
+from vhostuser.frontend.bench.table import short, spread_text, tail
 
 _TITLES = {
     "rate": "Rate over frame size",
@@ -54,16 +54,11 @@ def markdown(document: Document, pictures: Mapping[str, Path]) -> str:
 
 
 def _row(one: Series, more: str) -> tuple[str, ...]:
-    return one.case.name, _spread(one.values(), one.case.unit), more, _cpu(one), _lost(one)
+    return one.case.name, spread_text(one.values(), one.case.unit), more, _cpu(one), _lost(one)
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _spread(values: Sequence[float], unit: str) -> str:
-    median, least, greatest = spread(values)
-    return f"{short(median)} {unit} ({short(least)} to {short(greatest)})"
 
 
 def _bits(one: Series) -> str:
@@ -71,10 +66,9 @@ def _bits(one: Series) -> str:
 
 
 def _cpu(one: Series) -> str:
-    return _spread(one.cpu(), "ns") if one.cpu() else "not known"
+    return spread_text(one.cpu(), "ns") if one.cpu() else "not known"
 
 
 def _lost(one: Series) -> str:
-    if one.case.work not in (Work.LATENCY, Work.NDR):
-        return "not counted"
-    return f"{sum(sample.lost for sample in one.samples)}"
+    lost = one.lost()
+    return "not counted" if lost is None else f"{lost}"

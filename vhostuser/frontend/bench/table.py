@@ -29,7 +29,7 @@ def _row(one: Series) -> tuple[str, ...]:
         one.case.unit,
         cpu,
         tail(one),
-        f"{sum(sample.lost for sample in one.samples)}" if one.case.work in (Work.LATENCY, Work.NDR) else "",
+        "" if (lost := one.lost()) is None else f"{lost}",
     )
 
 
@@ -44,3 +44,9 @@ def tail(one: Series) -> str:
 def short(value: float) -> str:
     """Three digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def spread_text(values: Sequence[float], unit: str = "") -> str:
+    """Median with its unit, and in brackets the least and the greatest."""
+    median, least, greatest = spread(values)
+    return f"{' '.join(filter(None, (short(median), unit)))} ({short(least)} to {short(greatest)})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,13 +77,6 @@ def connect(path: Path | str, patience: float) -> socket.socket:
     except OSError as error:
         sock.close()
         raise PeerError(f"cannot connect to {path}: {error.strerror or error}") from error
-
-
-def listener_pid(sock: socket.socket) -> int:
-    """The process that made the listening socket."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("=iII"))
-    (pid, _, _) = struct.unpack("=iII", credentials)
-    return int(pid)
 
 
 class Peer:

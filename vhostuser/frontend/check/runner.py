@@ -23,8 +23,9 @@ from vhostuser.frontend.check.model import (
     Outcome,
     Result,
 )
-from vhostuser.frontend.check.peer import Offer, Peer, connect, listener_pid
+from vhostuser.frontend.check.peer import Offer, Peer, connect
 from vhostuser.frontend.check.stream import Stream, number
+from vhostuser.frontend.peer_process import listener_pid
 from vhostuser.frontend.timeouts import Deadline, scaled
 from vhostuser.wire.constants import Request
 from vhostuser.wire.features import ProtocolFeature, VirtioFeature
