@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from vhostuser.config import DeviceConfig
 from vhostuser.errors import PeerError
 from vhostuser.frontend.bench.measure import measure, measure_ours, wanted
 from vhostuser.frontend.bench.model import Work
+from vhostuser.frontend.server_process import ServerProcess
 from vhostuser.wire.features import VirtioFeature as V
 
 SECONDS = 0.05
@@ -56,6 +58,23 @@ def test_feature_that_is_not_offered_is_an_error(tmp_path: Path) -> None:
 def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PeerError, match="cannot connect"):
         measure(case(poll=None), [str(tmp_path / "none.sock")], SECONDS)
+
+
+@pytest.mark.parametrize("work", [Work.SINK, Work.ECHO, Work.LATENCY])
+def test_back_end_that_ends_in_a_measurement_is_an_error(tmp_path: Path, work: Work) -> None:
+    """What went through before is not a figure."""
+    path = tmp_path / "s.sock"
+    port = "sink" if work is Work.SINK else "echo"
+    server = ServerProcess(["-s", str(path), "--port", port], tmp_path / "s.log")
+    timer = threading.Timer(0.5, server.process.kill)
+    try:
+        server.await_socket()
+        timer.start()
+        with pytest.raises(PeerError, match="gone"):
+            measure(case(work=work, poll=None), [str(path)], 1.5)
+        timer.join()
+    finally:
+        server.stop()
 
 
 def test_driver_wants_what_the_case_says() -> None:

@@ -61,12 +61,16 @@ def _buffer(case: Case) -> int:
 def measure(case: Case, sockets: Sequence[str], seconds: float, loss: float = 0.0) -> tuple[Sample, str]:
     """What was found, and the name of the back-end's program.
 
-    PeerError when it cannot be reached, breaks a rule of the rings, or lets nothing through.
+    PeerError when it cannot be reached, breaks a rule of the rings, lets nothing through, or is gone at the
+    end.
     """
     with ExitStack() as stack:
         floods = [stack.enter_context(connected(case, path)) for path in sockets]
         pid = listener_pid(floods[0].frontend.socket)
         sample = _WORKS[case.work](_Run(case, floods, seconds, loss, pid))
+        for flood in floods:
+            # Rings do not say that nobody looks at them any more: half a measurement would pass for a whole.
+            flood.frontend.get_features()
         if not (sample.sent if case.work is Work.SINK else sample.received):
             raise PeerError(f"nothing came through at {sockets[0]}: is it doing the work of '{case.work}'?")
         return sample, program(pid)
