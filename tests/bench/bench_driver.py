@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
-from tests.bench.report import Figure, Report
+from tests.bench.report import Figure, Report, side_by_side
 from tests.bench.runners import RUNNERS, WORKS, add_options, title
 from tests.interop.netns import Namespace
 from tests.interop.server_process import Server
@@ -36,6 +37,8 @@ FEATURES = (
     | VirtioFeature.PROTOCOL_FEATURES
 )
 """What virtio-user acknowledges: no event index, so both back-ends are told by flags."""
+
+Start = Callable[[Path, str, Namespace, str], AbstractContextManager[Path]]
 
 
 @contextmanager
@@ -72,20 +75,21 @@ def rate(path: Path, port: str, size: int, seconds: float, namespace: Namespace)
         flood.flood(warm_up)
         if port == "sink":
             return flood.flood(load).sent_rate / 1e6
-        before = namespace.links()["tap0"]["stats64"]["rx"]["packets"]
+        before = namespace.received("tap0")
         report = flood.flood(load)
-        frames = int(namespace.links()["tap0"]["stats64"]["rx"]["packets"]) - int(before)
-        return frames / report.seconds / 1e6
+        return (namespace.received("tap0") - before) / report.seconds / 1e6
 
 
 def compare(work: str, size: int, folder: Path, arguments: argparse.Namespace) -> Figure:
     port = "tap:tap0" if work == "tap" else work
-    samples: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(arguments.runs):
-        for name, start in (("ours", ours), ("peer", peer)):
-            with Namespace(folder) as namespace, start(folder, port, namespace, arguments.runner) as path:
-                samples[name].append(rate(path, port, size, arguments.seconds, namespace))
-    return Figure(f"{work}, {size} B", "Mpps", samples["ours"], samples["peer"], PEER)
+
+    def measure(start: Start) -> float:
+        with Namespace(folder) as namespace, start(folder, port, namespace, arguments.runner) as path:
+            return rate(path, port, size, arguments.seconds, namespace)
+
+    return side_by_side(
+        f"{work}, {size} B", "Mpps", PEER, arguments.runs, partial(measure, ours), partial(measure, peer)
+    )
 
 
 def main() -> None:
@@ -97,9 +101,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vhostuser-") as name:
         for work in arguments.work or WORKS:
             for size in SIZES:
-                figure = compare(work, size, Path(name), arguments)
-                report.figures.append(figure)
-                print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
+                report.figures.append(compare(work, size, Path(name), arguments))
     report.finish(arguments.json)
 
 

@@ -14,9 +14,10 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
-from tests.bench.report import Figure, Report
+from tests.bench.report import Figure, Report, side_by_side
 from tests.bench.runners import RUNNERS, add_options, title
 from tests.interop.server_process import Server
 from tests.interop.testpmd import BACK_CORE, FRONT_CORE, Testpmd, hugepages, net_vhost, virtio_user
@@ -74,13 +75,18 @@ def rate(folder: Path, paths: tuple[Path, Path], work: str, size: int, seconds: 
 
 
 def compare(work: str, size: int, folder: Path, arguments: argparse.Namespace) -> Figure:
-    starts: dict[str, Start] = {"ours": ours, "peer": peer}
-    samples: dict[str, list[float]] = {name: [] for name in starts}
-    for _ in range(arguments.runs):
-        for name, start in starts.items():
-            with start(folder, arguments.runner) as paths:
-                samples[name].append(rate(folder, paths, work, size, arguments.seconds))
-    return Figure(f"guest to guest, {work}, {size} B", "Mpps", samples["ours"], samples["peer"], PEER)
+    def measure(start: Start) -> float:
+        with start(folder, arguments.runner) as paths:
+            return rate(folder, paths, work, size, arguments.seconds)
+
+    return side_by_side(
+        f"guest to guest, {work}, {size} B",
+        "Mpps",
+        PEER,
+        arguments.runs,
+        partial(measure, ours),
+        partial(measure, peer),
+    )
 
 
 def main() -> None:
@@ -91,9 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vhostuser-") as name, hugepages(2):
         for work in arguments.work or WORKS:
             for size in SIZES:
-                figure = compare(work, size, Path(name), arguments)
-                report.figures.append(figure)
-                print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
+                report.figures.append(compare(work, size, Path(name), arguments))
     report.finish(arguments.json)
 
 

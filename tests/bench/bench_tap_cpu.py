@@ -16,11 +16,11 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.bench.bench_driver import FEATURES, ours
-from tests.bench.report import Figure, Report
+from tests.bench.report import Report, side_by_side
 from tests.bench.runners import RUNNERS
 from tests.interop.netns import Namespace
 from tests.interop.testpmd import FRONT_CORE, Testpmd, net_tap, net_vhost
@@ -99,21 +99,13 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, {FRONT_CORE})
     report = Report(f"From a tap to a guest, {options.rate} frames a second, runner {options.runner}")
-    measures: dict[str, Callable[[Path, int, argparse.Namespace], float]] = {
-        "ours": of_ours,
-        "peer": of_the_peer,
-    }
-    with tempfile.TemporaryDirectory(prefix="vhostuser-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="vhostuser-") as made:
+        folder = Path(made)
         subprocess.run(["cc", "-O2", str(SOURCE), "-o", str(folder / "sender")], check=True)
         for size in SIZES:
-            samples: dict[str, list[float]] = {who: [] for who in measures}
-            for _ in range(options.runs):
-                for who, measure in measures.items():
-                    samples[who].append(measure(folder, size, options))
-            figure = Figure(f"CPU time for a frame of {size} B", "ns", samples["ours"], samples["peer"], PEER)
-            report.figures.append(figure)
-            print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
+            measures = (partial(one, folder, size, options) for one in (of_ours, of_the_peer))
+            name = f"CPU time for a frame of {size} B"
+            report.figures.append(side_by_side(name, "ns", PEER, options.runs, *measures))
     report.finish(options.json)
 
 

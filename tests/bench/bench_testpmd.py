@@ -14,9 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
-from tests.bench.report import Figure, Report
+from tests.bench.report import Figure, Report, side_by_side
 from tests.bench.runners import RUNNERS, WORKS, add_options, title
 from tests.interop.netns import Namespace
 from tests.interop.server_process import Server
@@ -77,13 +78,13 @@ def rate(folder: Path, path: Path, work: str, size: int, seconds: float, namespa
 
 
 def compare(work: str, size: int, folder: Path, arguments: argparse.Namespace) -> Figure:
-    starts: dict[str, Start] = {"ours": ours, "peer": peer}
-    samples: dict[str, list[float]] = {name: [] for name in starts}
-    for _ in range(arguments.runs):
-        for name, start in starts.items():
-            with Namespace(folder) as namespace, start(folder, work, namespace, arguments.runner) as path:
-                samples[name].append(rate(folder, path, work, size, arguments.seconds, namespace))
-    return Figure(f"{work}, {size} B", "Mpps", samples["ours"], samples["peer"], PEER)
+    def measure(start: Start) -> float:
+        with Namespace(folder) as namespace, start(folder, work, namespace, arguments.runner) as path:
+            return rate(folder, path, work, size, arguments.seconds, namespace)
+
+    return side_by_side(
+        f"{work}, {size} B", "Mpps", PEER, arguments.runs, partial(measure, ours), partial(measure, peer)
+    )
 
 
 def main() -> None:
@@ -94,9 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vhostuser-") as name, hugepages(2):
         for work in arguments.work or WORKS:
             for size in SIZES:
-                figure = compare(work, size, Path(name), arguments)
-                report.figures.append(figure)
-                print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
+                report.figures.append(compare(work, size, Path(name), arguments))
     report.finish(arguments.json)
 
 

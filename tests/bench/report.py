@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vhostuser.frontend.bench import run
+from vhostuser.frontend.bench.table import spread_text
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,16 @@ class Figure:
         return [ours / peer for ours, peer in zip(self.ours, self.peer, strict=False) if peer]
 
 
+def side_by_side(
+    name: str, unit: str, peer_name: str, runs: int, ours: Callable[[], float], peer: Callable[[], float]
+) -> Figure:
+    """Ours and the peer's in turns, A B A B; what came of it is printed at once."""
+    pairs = [(ours(), peer()) for _ in range(runs)]
+    figure = Figure(name, unit, [mine for mine, _ in pairs], [theirs for _, theirs in pairs], peer_name)
+    print(f"{name}: {figure.ours} against {figure.peer}", flush=True)
+    return figure
+
+
 @dataclass
 class Report:
     title: str
@@ -40,9 +50,9 @@ class Report:
             "| --- | --- | --- | --- |",
         ]
         for figure in self.figures:
-            peer = f"{figure.peer_name}: {spread(figure.peer)} {figure.unit}" if figure.peer else ""
-            ratio = spread(figure.ratios()) if figure.ratios() else ""
-            lines.append(f"| {figure.name} | {spread(figure.ours)} {figure.unit} | {peer} | {ratio} |")
+            peer = f"{figure.peer_name}: {spread_text(figure.peer)} {figure.unit}" if figure.peer else ""
+            ratio = spread_text(figure.ratios()) if figure.ratios() else ""
+            lines.append(f"| {figure.name} | {spread_text(figure.ours)} {figure.unit} | {peer} | {ratio} |")
         return "\n".join(lines)
 
     def json(self) -> str:
@@ -66,25 +76,8 @@ class Report:
             Path(path).write_text(self.json())
 
 
-def spread(samples: Sequence[float]) -> str:
-    return f"{_short(statistics.median(samples))} ({_short(min(samples))} to {_short(max(samples))})"
-
-
 def machine() -> str:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    kernel, python = platform.release(), sys.version.split()[0]
-    return f"{os.cpu_count()} x {model}, Linux {kernel}, Python {python}, commit {commit}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{run.machine()}, commit {commit}"

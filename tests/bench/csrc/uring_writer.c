@@ -116,5 +116,9 @@ int main(int argc, char **argv)
         frames += write_batch(&ring, fd, buffers, count, length, &next);
     }
     printf("%llu %.6f\n", (unsigned long long)frames, (double)(now() - started) / 1e9);
+    fflush(stdout);
+    /* The tap stays until somebody has read its counts. */
+    while (fgets(line, sizeof(line), stdin)) {
+    }
     return 0;
 }
