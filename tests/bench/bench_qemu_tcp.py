@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from tests.bench.report import Figure, Report
+from tests.bench.report import Figure, Report, side_by_side
 from tests.interop.link import Link
 from tests.interop.netns import Namespace
 from tests.interop.qemu import Guest, TapNic, VhostUserNic
@@ -25,14 +26,15 @@ PEER_TAP = "vt1"
 
 
 def compare(links: dict[str, Link], to_guest: bool, runs: int, seconds: int) -> Figure:
-    samples: dict[str, list[float]] = {name: [] for name in links}
     for link in links.values():
         link.iperf3(to_guest, "-t", "1")
-    for _ in range(runs):
-        for name, link in links.items():
-            samples[name].append(link.iperf3(to_guest, "-t", str(seconds)).bits_per_second / 1e9)
+
+    def measure(link: Link) -> float:
+        return link.iperf3(to_guest, "-t", str(seconds)).bits_per_second / 1e9
+
     direction = "host to guest" if to_guest else "guest to host"
-    return Figure(f"TCP {direction}", "Gbit/s", samples["ours"], samples["peer"], PEER)
+    measures = (partial(measure, links[name]) for name in ("ours", "peer"))
+    return side_by_side(f"TCP {direction}", "Gbit/s", PEER, runs, *measures)
 
 
 def main() -> None:
@@ -58,9 +60,7 @@ def main() -> None:
                 for link in links.values():
                     link.up()
                 for to_guest in (False, True):
-                    figure = compare(links, to_guest, arguments.runs, arguments.seconds)
-                    report.figures.append(figure)
-                    print(f"{figure.name}: {figure.ours} against {figure.peer}", flush=True)
+                    report.figures.append(compare(links, to_guest, arguments.runs, arguments.seconds))
             server.stop()
     report.finish(arguments.json)
 
