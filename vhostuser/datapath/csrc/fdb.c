@@ -38,13 +38,13 @@ static void put(struct vu_fdb *fdb, uint32_t set, uint32_t way, uint64_t entry)
 /* Seconds. */
 static uint32_t unseen(const struct vu_fdb *fdb, uint32_t set, uint32_t way, uint32_t now)
 {
-    return now - __atomic_load_n(&fdb->seen[set][way], __ATOMIC_RELAXED);
+    return vu_fdb_since(__atomic_load_n(&fdb->seen[set][way], __ATOMIC_RELAXED), now);
 }
 
-/* Once a second at most, and only for a member that has had its share: it may be of long ago. */
+/* Once a second at most, and only where it matters how many entries somebody has: they may be of long ago. */
 static void sweep(struct vu_fdb *fdb, uint32_t now)
 {
-    if (fdb->swept == now)
+    if (!vu_fdb_since(fdb->swept, now))
         return;
     fdb->swept = now;
     for (uint32_t set = 0; set < VU_FDB_SETS; set++)
@@ -53,24 +53,50 @@ static void sweep(struct vu_fdb *fdb, uint32_t now)
                 put(fdb, set, way, 0);
 }
 
-/* Where the address is or may be put: its own entry, else a free or old one, else, with none of these or its
-   share used up, the longest unseen one of the same member.  VU_FDB_WAYS for nowhere. */
-static uint32_t place(struct vu_fdb *fdb, uint32_t set, uint64_t mac, uint32_t member, uint32_t now)
+static bool is_full(const struct vu_fdb *fdb, uint32_t set)
 {
-    uint32_t vacant = VU_FDB_WAYS, own = VU_FDB_WAYS;
+    for (uint32_t way = 0; way < VU_FDB_WAYS; way++)
+        if (!fdb->entry[set][way])
+            return false;
+    return true;
+}
+
+/* Whether `a` is to give way sooner than `b`, both of one set: its member has more; else it is longer unseen.
+ */
+static bool yields(const struct vu_fdb *fdb, uint32_t set, uint32_t a, uint32_t b, uint32_t now)
+{
+    uint32_t of_a = member_of(fdb->entry[set][a]), of_b = member_of(fdb->entry[set][b]);
+
+    if (fdb->share[of_a] != fdb->share[of_b])
+        return fdb->share[of_a] > fdb->share[of_b];
+    return unseen(fdb, set, a, now) > unseen(fdb, set, b, now);
+}
+
+/* Where the address is or may be put: its own entry, else a free one, else that of a member that has more of
+   them, by two or more lest the two take it from each other for ever, else an own one.  VU_FDB_WAYS for
+   nowhere. */
+static uint32_t place(const struct vu_fdb *fdb, uint32_t set, uint64_t mac, uint32_t member, uint32_t now)
+{
+    uint32_t vacant = VU_FDB_WAYS, own = VU_FDB_WAYS, other = VU_FDB_WAYS;
 
     for (uint32_t way = 0; way < VU_FDB_WAYS; way++) {
         uint64_t entry = fdb->entry[set][way];
+        uint32_t *kind = member_of(entry) == member ? &own : &other;
 
         if (entry && entry >> 16 == mac)
             return way;
-        if (!entry || unseen(fdb, set, way, now) > fdb->age)
+        if (!entry)
             vacant = way;
-        else if (member_of(entry) == member &&
-                 (own == VU_FDB_WAYS || unseen(fdb, set, way, now) > unseen(fdb, set, own, now)))
-            own = way;
+        else if (*kind == VU_FDB_WAYS || yields(fdb, set, way, *kind, now))
+            *kind = way;
     }
-    return vacant < VU_FDB_WAYS && fdb->share[member] < VU_FDB_SHARE ? vacant : own;
+    if (fdb->share[member] >= VU_FDB_SHARE)
+        return own;
+    if (vacant < VU_FDB_WAYS)
+        return vacant;
+    if (other < VU_FDB_WAYS && fdb->share[member_of(fdb->entry[set][other])] > fdb->share[member] + 1)
+        return other;
+    return own;
 }
 
 void vu_fdb_learn_new(struct vu_fdb *fdb, uint64_t mac, uint32_t member, uint32_t now)
@@ -78,7 +104,7 @@ void vu_fdb_learn_new(struct vu_fdb *fdb, uint64_t mac, uint32_t member, uint32_
     uint32_t set = vu_fdb_set(fdb, mac), way;
 
     pthread_mutex_lock(&fdb->lock);
-    if (fdb->share[member] >= VU_FDB_SHARE)
+    if (fdb->share[member] >= VU_FDB_SHARE || is_full(fdb, set))
         sweep(fdb, now);
     way = place(fdb, set, mac, member, now);
     if (way < VU_FDB_WAYS) {

@@ -4,8 +4,10 @@
  *
  * Fixed in size, and one 64-bit word an entry, so that who looks up needs no lock and never sees the address
  * of one entry with the member of another.  What does not fit is not learned: its frames go to everybody, as
- * those to an unknown address do.  No member can take the entries of another or more than its share, whatever
- * addresses its guest makes up.
+ * those to an unknown address do.  A member takes the places of another only while that one has more of them,
+ * so whatever addresses a guest makes up, who uses few keeps theirs.  An address itself is whose it was last
+ * seen behind, as in every learning bridge: a guest that sends with that of another has its frames until the
+ * other sends.
  */
 #ifndef VU_FDB_H
 #define VU_FDB_H
@@ -44,6 +46,14 @@ static vu_always_inline uint32_t vu_fdb_set(const struct vu_fdb *fdb, uint64_t m
     return (uint32_t)(((mac ^ fdb->seed) * ((fdb->seed << 1) | 1)) >> 55);
 }
 
+/* Seconds since; none for what a worker saw whose second has begun when this one's has not. */
+static vu_always_inline uint32_t vu_fdb_since(uint32_t seen, uint32_t now)
+{
+    int32_t seconds = (int32_t)(now - seen);
+
+    return seconds > 0 ? (uint32_t)seconds : 0;
+}
+
 /* `mac`: an address whose first byte is bits 0 to 7.  The member that it is behind, or 0. */
 static vu_always_inline uint32_t vu_fdb_find(const struct vu_fdb *fdb, uint64_t mac, uint32_t now)
 {
@@ -53,7 +63,7 @@ static vu_always_inline uint32_t vu_fdb_find(const struct vu_fdb *fdb, uint64_t 
         uint64_t entry = __atomic_load_n(&fdb->entry[set][way], __ATOMIC_RELAXED);
 
         if (entry >> 16 == mac)
-            return now - __atomic_load_n(&fdb->seen[set][way], __ATOMIC_RELAXED) <= fdb->age
+            return vu_fdb_since(__atomic_load_n(&fdb->seen[set][way], __ATOMIC_RELAXED), now) <= fdb->age
                        ? (uint32_t)entry & 0xffff
                        : 0;
     }
@@ -69,7 +79,7 @@ static vu_always_inline void vu_fdb_learn(struct vu_fdb *fdb, uint64_t mac, uint
 
         if (vu_likely(__atomic_load_n(&fdb->entry[set][way], __ATOMIC_RELAXED) == (mac << 16 | member))) {
             /* Not written for each frame: other workers read the line. */
-            if (vu_unlikely(__atomic_load_n(seen, __ATOMIC_RELAXED) != now))
+            if (vu_unlikely(vu_fdb_since(__atomic_load_n(seen, __ATOMIC_RELAXED), now)))
                 __atomic_store_n(seen, now, __ATOMIC_RELAXED);
             return;
         }
