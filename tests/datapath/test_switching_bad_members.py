@@ -89,9 +89,32 @@ def test_sender_whose_memory_is_gone_leaves_its_receiver_usable(lan: Lan, featur
     assert event.device == bad.guest.number
     assert receiver.got() == other.got() == []
     assert receiver.rx.used_index == 0
+    assert receiver.rx.counters.drops == other.rx.counters.drops == {}
 
     other.send(frame(2, ALL))
     assert receiver.got() == [frame(2, ALL)]
+
+
+def test_receiver_that_loses_its_memory_after_some_frames_has_lost_only_the_rest(lan: Lan) -> None:
+    """More chains than a burst has space for: what was published by then has arrived."""
+    sender = lan.station(buffers=0)
+    bad = lan.station(MODERN | V.MRG_RXBUF, regions=[RINGS, BUFFERS], buffers=0, size=4096)
+    for index in range(4096):
+        gone = index >= 1900
+        bad.rx.queue.write_descriptor(index, BUFFER if gone else 2 * MIB, 256, 2, 0)
+        bad.rx.queue.offer_raw(index)
+    lan.bench.settle()
+    cut(bad)
+    sent = 40
+    for number in range(sent):
+        sender.tx.send(frame(1, ALL, bytes([number]), length=20000))
+    sender.tx.publish()
+    lan.bench.settle()
+
+    assert [event.device for event in lan.bench.reported(EventKind.DEVICE_FAULTED)] == [bad.guest.number]
+    arrived = bad.rx.counters.packets
+    assert 10 < arrived < 1900 // 79
+    assert bad.rx.counters.drops == {"no_buffers": sent - arrived}
 
 
 def test_own_ring_that_is_gone_when_it_is_looked_at(lan: Lan) -> None:

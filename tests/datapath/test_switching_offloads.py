@@ -250,6 +250,24 @@ def test_no_room_in_the_middle_of_a_frame(lan: Lan) -> None:
     assert b.rx.counters.drops == {"no_buffers": 1}
 
 
+@pytest.mark.parametrize("takes", [TAKES, NOTHING], ids=["whole", "cut up"])
+@pytest.mark.parametrize("gso_type", [TCPV4, UDP_L4])
+@pytest.mark.parametrize("options", [0, 12])
+def test_segments_longer_than_the_receivers_link_takes(
+    lan: Lan, takes: V, gso_type: int, options: int
+) -> None:
+    a, b = pair(lan, takes)
+    b.member.set_mtu(1000)
+    packet = Packet(4, gso_type == TCPV4, content(2500), options=options)
+    fits = 1018 - packet.headers
+    a.send(packet.build(), header=packet.header(fits + 1, gso_type))
+    assert b.got() == []
+    assert b.rx.counters.drops == {"oversize": 1}
+
+    a.send(packet.build(), header=packet.header(fits, gso_type))
+    assert len(b.got()) == (1 if takes else 3)
+
+
 def damaged() -> dict[str, tuple[bytes, NetHeader]]:
     four, six = Packet(4, True, content(4000)), Packet(6, True, content(4000))
     build = four.build()

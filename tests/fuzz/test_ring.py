@@ -115,6 +115,16 @@ def test_moments_in_which_a_wake_up_would_be_lost(builder: Builder) -> None:
     assert run([program]) == "12 races, nothing lost\n"
 
 
+def test_lock_of_a_receive_ring_is_had_in_turn(builder: Builder) -> None:
+    """By the C library's mutex one waited for 450 ms, while another had it thousands of times."""
+    for flags in (THREADS, FAST):
+        output = run([builder.program(HARNESS / "stress_ticket.c", flags), "2000"])
+        waited = re.search(r"had (\d+), waited for (\d+) ", output)
+        assert waited, output
+        assert int(waited[1]) > 4000
+        assert int(waited[2]) <= 3, output
+
+
 def test_end_of_postcopy_leaves_nobody_waiting(builder: Builder) -> None:
     """A page is touched just when the registration ends: without the wake-up after it, a few rounds hang."""
     program = builder.program(HARNESS / "stress_unregister.c", MEMORY)

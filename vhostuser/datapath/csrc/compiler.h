@@ -28,6 +28,16 @@
 #define vu_prefetch_write(address) __builtin_prefetch(address, 1)
 #endif
 
+/* Between two looks at what another thread is about to write. */
+static vu_always_inline void vu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 #if __SIZEOF_POINTER__ != 8
 #error "64-bit hosts only: guest addresses and mappings share one address space"
 #endif

@@ -11,6 +11,7 @@ struct vu_enqueue {
     const struct vu_device *device;
     struct vu_scratch *scratch;
     uint64_t held; /* bytes in rx[used..fetched) */
+    uint32_t walk; /* descriptors looked at, with which no more chains are fetched */
     uint32_t fetched;
     uint32_t used;
     bool empty; /* the last reserve wanted a chain that was not there */
@@ -22,7 +23,8 @@ struct vu_enqueue {
 static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_pair *pair,
                                               struct vu_scratch *scratch)
 {
-    *rx = (struct vu_enqueue){.vring = &pair->vring[VU_RX], .device = pair->device, .scratch = scratch};
+    *rx = (struct vu_enqueue){
+        .vring = &pair->vring[VU_RX], .device = pair->device, .scratch = scratch, .walk = VU_PIECES};
     rx->scratch->rx_pieces.used = rx->scratch->rx_pieces.walked = 0;
 }
 
@@ -38,7 +40,7 @@ static vu_always_inline bool vu_enqueue_fetch(const struct vu_ring_ops *ops, str
     struct vu_chain *chain = &rx->scratch->rx[rx->fetched];
     int result;
 
-    if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS || rx->scratch->rx_pieces.walked >= VU_PIECES))
+    if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS || rx->scratch->rx_pieces.walked >= rx->walk))
         return false;
     result = ops->fetch(ops->general, rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
                         &rx->scratch->rx_pieces, chain);

@@ -7,23 +7,60 @@
 #include "packed.h"
 #include "split.h"
 
-/* Space for more frames, when this burst's own is used up: another one begins. */
-static vu_always_inline void make_room(const struct vu_ring_ops *ops, struct vu_enqueue *rx)
-{
-    struct vu_pair *to = rx->vring->pair;
-    struct vu_scratch *scratch = rx->scratch;
+/* Descriptors of a receiver that are looked at in its fill, used or not, for each frame and weight: empty
+   ones by the thousand are its own making, and the sender's time. */
+#define WALK_OF_FRAME 64
+/* And before these count: what one frame may need, and a burst's own. */
+#define WALK_AT_ONCE (VU_BURST_PIECES + VU_RX_CHAINS)
 
-    if (vu_likely(vu_enqueue_room(rx)) || rx->error)
+/* Some frames of a burst on their way into one ring, whose lock is held. */
+struct fill {
+    struct vu_enqueue rx;
+    struct vu_sending *sending;
+    uint64_t chosen;  /* all of them */
+    uint32_t walked;  /* descriptors, in bursts before this one */
+    uint32_t longest; /* frame that the receiver's link takes */
+    uint64_t bytes;
+};
+
+static bool may_walk_on(const struct fill *fill, uint32_t walked)
+{
+    const struct vu_forward *frames = fill->rx.scratch->forward;
+    uint32_t most = 0;
+
+    for (uint64_t rest = fill->chosen; rest; rest &= rest - 1)
+        most += WALK_OF_FRAME * vu_forward_weight(&frames[__builtin_ctzll(rest)]);
+    return walked < most;
+}
+
+static vu_always_inline void begin(struct fill *fill, struct vu_pair *to)
+{
+    vu_enqueue_begin(&fill->rx, to, fill->sending->worker->scratch);
+    fill->rx.walk = WALK_AT_ONCE;
+}
+
+/* Space for more frames, when this burst's own is used up: another one begins, unless nothing came of this
+   one or the receiver has been looked at for long enough.  Then they have what chains are there. */
+static vu_always_inline void make_room(const struct vu_ring_ops *ops, struct fill *fill, uint64_t left)
+{
+    struct vu_enqueue *rx = &fill->rx;
+
+    if (vu_likely(vu_enqueue_room(rx)) || rx->error || !rx->used)
         return;
+    if (!may_walk_on(fill, fill->walked + rx->scratch->rx_pieces.walked))
+        return;
+    fill->walked += rx->scratch->rx_pieces.walked;
     vu_enqueue_end(ops, rx);
-    vu_enqueue_begin(rx, to, scratch);
+    fill->sending->left = left;
+    begin(fill, rx->vring->pair);
 }
 
 /* For a receiver that does not take the offload: what the sender left undone is done here, on a copy.  -1, or
    why the rest of the frame is lost. */
-static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
-                                        const struct vu_forward *forward)
+static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct fill *fill,
+                                        const struct vu_forward *forward, uint64_t left)
 {
+    struct vu_enqueue *rx = &fill->rx;
     uint8_t *linear = rx->scratch->linear, headers[VU_SEGMENT_HEADERS];
     struct iovec piece[2] = {{linear, forward->length}};
     uint32_t head = VU_MIN(forward->length, VU_FILTER_HEAD);
@@ -31,6 +68,10 @@ static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct vu
     struct vu_segments segments;
     int drop = -1;
 
+    /* Its work only for somebody who may have it. */
+    if (vu_enqueue_reserve(ops, rx, 1) < 1)
+        return vu_enqueue_refusal(rx);
+    fill->bytes += forward->length; /* which are read twice */
     memcpy(linear, forward->head, head);
     if (forward->length > head)
         vu_iov_gather(linear + head, vu_cursor_at(forward->frame.piece, forward->frame.offset + head),
@@ -47,7 +88,7 @@ static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct vu
 
         if (!size)
             break;
-        make_room(ops, rx);
+        make_room(ops, fill, left);
         piece[0] = (struct iovec){headers, size};
         piece[1] = (struct iovec){(void *)(uintptr_t)payload, length};
         header = (struct vu_net_hdr){0};
@@ -56,13 +97,15 @@ static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct vu
     return drop;
 }
 
-static vu_always_inline int enqueue_frame(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
-                                          const struct vu_forward *forward, uint32_t longest)
+/* left: the frames that are not done with, of which this is the first. */
+static vu_always_inline int enqueue_frame(const struct vu_ring_ops *ops, struct fill *fill,
+                                          const struct vu_forward *forward, uint64_t left)
 {
+    struct vu_enqueue *rx = &fill->rx;
     struct vu_net_hdr header = {0};
     int drop;
 
-    if (vu_unlikely(forward->length > longest && forward->header.gso_type == VU_GSO_NONE))
+    if (vu_unlikely(forward->length > fill->longest) && vu_forward_longest(forward) > fill->longest)
         return VU_DROP_OVERSIZE;
     if (vu_likely(forward->plain && forward->whole) &&
         vu_likely(vu_enqueue_copy_whole(ops, rx, &header, forward->head, forward->frame, forward->length)))
@@ -70,44 +113,59 @@ static vu_always_inline int enqueue_frame(const struct vu_ring_ops *ops, struct 
     header = forward->header;
     drop = vu_net_hdr_deliver(&header, rx->device->features);
     if (vu_unlikely(drop == VU_DROP_RECEIVER_OFFLOAD))
-        return enqueue_finished(ops, rx, forward);
+        return enqueue_finished(ops, fill, forward, left);
     if (vu_unlikely(drop >= 0))
         return drop;
     return vu_enqueue_copy(ops, rx, &header, forward->head, forward->frame, forward->length);
 }
 
+/* A chain of more descriptors than a table has is fetched before it can be known, and would be again by every
+   sender: no driver makes one. */
+static vu_always_inline void judge(struct fill *fill)
+{
+    uint32_t walked = fill->rx.scratch->rx_pieces.walked;
+
+    if (vu_unlikely(walked > WALK_AT_ONCE + 2 * VU_INDIRECT_MIN))
+        fill->rx.error =
+            vu_trouble(fill->rx.vring, VU_ERR_CHAIN_LENGTH, fill->rx.vring->position, walked, 0, 0);
+}
+
 /* The frames of `chosen` into one ring, whose lock is held. */
-static vu_always_inline void fill(const struct vu_ring_ops *ops, struct vu_sending *sending,
-                                  struct vu_pair *to, uint64_t chosen)
+static vu_always_inline void fill_ring(const struct vu_ring_ops *ops, struct vu_sending *sending,
+                                       struct vu_pair *to, uint64_t chosen)
 {
     struct vu_scratch *scratch = sending->worker->scratch;
     uint32_t mtu = __atomic_load_n(&to->device->member->mtu, __ATOMIC_RELAXED);
-    uint32_t longest = mtu ? mtu + VU_ETH_HEADER + 4 : VU_FRAME_MAX;
-    uint64_t bytes = 0;
-    struct vu_enqueue rx;
+    struct fill fill = {.sending = sending, .chosen = chosen};
     uint32_t count = (uint32_t)__builtin_popcountll(chosen);
     bool runs = vu_ring_runs(&to->vring[VU_RX]);
 
-    vu_enqueue_begin(&rx, to, scratch);
+    fill.longest = mtu ? mtu + VU_ETH_HEADER + 4 : VU_FRAME_MAX;
+    begin(&fill, to);
     if (!ops->general && runs)
-        vu_enqueue_ahead(ops, &rx, count);
+        vu_enqueue_ahead(ops, &fill.rx, count);
     for (; chosen; chosen &= chosen - 1) {
         const struct vu_forward *forward = &scratch->forward[__builtin_ctzll(chosen)];
         int drop = VU_DROP_NO_BUFFERS;
 
         if (vu_likely(runs)) {
-            make_room(ops, &rx);
-            drop = enqueue_frame(ops, &rx, forward, longest);
+            make_room(ops, &fill, chosen);
+            drop = enqueue_frame(ops, &fill, forward, chosen);
         }
-        if (vu_unlikely(drop >= 0))
-            vu_count(&rx.vring->counters.drops[drop], 1);
-        else
-            bytes += forward->length;
+        if (vu_unlikely(drop >= 0)) {
+            vu_count(&fill.rx.vring->counters.drops[drop], 1);
+            sending->left &= ~(chosen & -chosen);
+        } else {
+            fill.bytes += forward->length;
+        }
     }
-    sending->burst->cost +=
-        count * VU_COST_FRAME + rx.scratch->rx_pieces.walked * VU_COST_PIECE + vu_cost_bytes(bytes);
-    if (vu_likely(runs))
-        vu_enqueue_end(ops, &rx);
+    sending->burst->cost += count * VU_COST_FRAME +
+                            (fill.walked + scratch->rx_pieces.walked) * VU_COST_PIECE +
+                            vu_cost_bytes(fill.bytes);
+    if (vu_likely(runs)) {
+        judge(&fill);
+        vu_enqueue_end(ops, &fill.rx);
+    }
 }
 
 static vu_noinline void fill_by_format(struct vu_sending *sending, struct vu_pair *to, uint64_t chosen)
@@ -115,15 +173,17 @@ static vu_noinline void fill_by_format(struct vu_sending *sending, struct vu_pai
     bool is_packed = to->vring[VU_RX].is_packed;
 
     if (vu_unlikely(vu_pair_general(to)))
-        is_packed ? fill(&vu_packed_general_ops, sending, to, chosen)
-                  : fill(&vu_split_general_ops, sending, to, chosen);
+        is_packed ? fill_ring(&vu_packed_general_ops, sending, to, chosen)
+                  : fill_ring(&vu_split_general_ops, sending, to, chosen);
     else
-        is_packed ? fill(&vu_packed_ops, sending, to, chosen) : fill(&vu_split_ops, sending, to, chosen);
+        is_packed ? fill_ring(&vu_packed_ops, sending, to, chosen)
+                  : fill_ring(&vu_split_ops, sending, to, chosen);
 }
 
-static void count_lost(struct vu_pair *to, uint64_t chosen)
+static void count_lost(const struct vu_sending *sending, struct vu_pair *to)
 {
-    vu_count(&to->vring[VU_RX].counters.drops[VU_DROP_NO_BUFFERS], (uint64_t)__builtin_popcountll(chosen));
+    vu_count(&to->vring[VU_RX].counters.drops[VU_DROP_NO_BUFFERS],
+             (uint64_t)__builtin_popcountll(sending->left));
 }
 
 /* The same under the lock and a guard of its own: a receiver whose memory is gone takes nothing from the
@@ -134,22 +194,25 @@ static vu_noinline void deliver(struct vu_sending *sending, struct vu_pair *to, 
     struct vu_guard guard;
 
     guard.worker = sending->worker;
+    sending->left = chosen;
     if (vu_unlikely(VU_GUARD_ENTER(&guard, sending->from))) {
         vu_guard_current = &sending->worker->guard;
         vu_device_unwound(&guard);
-        count_lost(to, chosen);
-        pthread_mutex_unlock(guard.held);
+        /* The receiver's loss, unless it was the sender that had not got them any more. */
+        if (guard.culprit == to)
+            count_lost(sending, to);
+        vu_ticket_unlock(guard.held);
         return;
     }
     guard.receiver = to;
-    pthread_mutex_lock(&to->filling);
+    vu_ticket_lock(&to->filling);
     guard.held = &to->filling;
     if (vu_likely(!vu_device_is_faulted(to->device)))
         fill_by_format(sending, to, chosen);
     else
-        count_lost(to, chosen);
+        count_lost(sending, to);
     guard.held = NULL;
-    pthread_mutex_unlock(&to->filling);
+    vu_ticket_unlock(&to->filling);
     vu_guard_current = &sending->worker->guard;
 }
 
@@ -237,7 +300,7 @@ uint32_t vu_switch_serve_rx(struct vu_pair *pair)
     struct vu_guard *guard = &pair->worker->guard;
     struct vu_vring *vring = &pair->vring[VU_RX];
 
-    pthread_mutex_lock(&pair->filling);
+    vu_ticket_lock(&pair->filling);
     guard->held = &pair->filling;
     /* Nobody needs to be told of new buffers: who has frames looks for them. */
     if (vu_ring_runs(vring)) {
@@ -247,7 +310,7 @@ uint32_t vu_switch_serve_rx(struct vu_pair *pair)
             vu_ring_disarm(vring->is_packed ? &vu_packed_ops : &vu_split_ops, vring);
     }
     guard->held = NULL;
-    pthread_mutex_unlock(&pair->filling);
+    vu_ticket_unlock(&pair->filling);
     pair->ready &= ~(uint32_t)VU_READY_RX;
     return VU_COST_FRAME;
 }

@@ -5,6 +5,7 @@
 
 #include "burst.h"
 #include "fdb.h"
+#include "offload.h"
 #include "switch.h"
 
 #define VU_MEMBER_PAIRS 128
@@ -38,14 +39,31 @@ struct vu_sending {
     uint32_t targets;
     uint32_t target[VU_BURST];
     uint64_t chosen[VU_BURST];
+    /* Of those on their way into a ring: neither published there nor dropped. */
+    uint64_t left;
 };
 
 /* route.c: finds where scratch->forward[0 .. count) go, and sets `drop` of those that go nowhere; how many of
    them make a burst. */
 uint32_t vu_route(struct vu_sending *sending, uint32_t count);
+/* route.c: the longest frame that a link sees when this one is cut up there, as its header says. */
+uint32_t vu_forward_longest(const struct vu_forward *forward);
 /* route.c: of a frame; its bytes are read a second time, which decides only which ring of a receiver it is.
  */
 uint32_t vu_forward_flow(const struct vu_forward *forward);
+
+/* What one copy of it costs at most, in those of a short frame. */
+static vu_always_inline uint32_t vu_forward_weight(const struct vu_forward *forward)
+{
+    uint32_t weight = 1 + forward->length / 2048, segments;
+
+    if (vu_likely(forward->plain))
+        return weight;
+    segments = vu_offload_segments(&forward->header, forward->length);
+    segments = VU_MIN(segments, VU_SEGMENTS_MAX);
+    /* Twice, for who does not take the offload: it is finished on a copy first. */
+    return 2 * VU_MAX(weight, segments);
+}
 
 /* Passes on the frames scratch->forward[0 .. count) of one of the member's pairs, in the turn of worker. Sets
    `drop` of each, and returns how many of them are done with: fewer when they are work for longer than a

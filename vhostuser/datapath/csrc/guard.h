@@ -8,11 +8,11 @@
 #ifndef VU_GUARD_H
 #define VU_GUARD_H
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdint.h>
 
 struct vu_pair;
+struct vu_ticket;
 struct vu_worker;
 
 struct vu_guard {
@@ -20,7 +20,7 @@ struct vu_guard {
     struct vu_worker *worker; /* whose turn it is */
     struct vu_pair *pair;
     struct vu_pair *receiver; /* of another device, while its ring is filled; else NULL */
-    pthread_mutex_t *held;    /* to be released by who unwinds; else NULL */
+    struct vu_ticket *held;   /* to be released by who unwinds; else NULL */
     struct vu_pair *culprit;  /* of the two above: whose front-end it was */
     uintptr_t address;        /* of the fault; within guest memory's own mapping, where it is in a view */
 };

@@ -72,7 +72,6 @@ struct vu_pair *vu_pair_new(struct vu_device *device, struct vu_worker *worker, 
     }
     for (int kind = 0; kind < 3; kind++)
         pair->sources[kind] = (struct vu_source){pair, (enum vu_source_kind)kind};
-    pthread_mutex_init(&pair->filling, NULL);
     pair->next = device->pairs;
     device->pairs = pair;
     join_worker(pair, worker);
@@ -118,7 +117,6 @@ void vu_pair_free(struct vu_pair *pair)
         ;
     *link = pair->next;
     vu_member_follow(pair->device);
-    pthread_mutex_destroy(&pair->filling);
     free(pair->control);
     free(pair);
 }

@@ -5,14 +5,13 @@
 
 #include "flow.h"
 #include "forward.h"
-#include "offload.h"
 
 /* Where a frame goes, besides to one member. */
 #define TO_NOBODY 0u
 #define TO_ALL UINT32_MAX
 
 /* Copies after which a burst ends, whatever it has left: a frame to everybody is as many as there are
-   members, and one that is to be cut up may be as many as its segments. */
+   members, each by its weight. */
 #define MOST_COPIES 2048
 
 /* IEEE 802.1Q, 8.6.3: of the link, and passed on by no bridge. */
@@ -104,12 +103,24 @@ uint32_t vu_forward_flow(const struct vu_forward *forward)
     return vu_flow_hash(head, length);
 }
 
-/* As many as may come of it. */
-static uint32_t copies_of(const struct vu_forward *forward, bool flooded, const struct vu_switch *lan)
+uint32_t vu_forward_longest(const struct vu_forward *forward)
 {
-    uint32_t segments = forward->plain ? 1 : vu_offload_segments(&forward->header, forward->length);
+    const struct vu_net_hdr *header = &forward->header;
+    uint8_t type = header->gso_type & (uint8_t)~VU_GSO_ECN, words = 5 << 4;
+    uint32_t headers = vu_read_le16(&header->csum_start);
 
-    return VU_MIN(segments, VU_SEGMENTS_MAX) * (flooded ? lan->members : 1);
+    if (type == VU_GSO_NONE)
+        return forward->length;
+    if (type == VU_GSO_UDP_L4)
+        headers += 8;
+    if (type == VU_GSO_TCPV4 || type == VU_GSO_TCPV6) {
+        /* Read once, and what it decides harms nobody. */
+        if (headers + 12 < forward->length)
+            vu_iov_gather(&words, vu_cursor_at(forward->frame.piece, forward->frame.offset + headers + 12),
+                          1);
+        headers += 4u * (words >> 4);
+    }
+    return VU_MIN(forward->length, headers + vu_read_le16(&header->gso_size));
 }
 
 uint32_t vu_route(struct vu_sending *sending, uint32_t count)
@@ -145,9 +156,9 @@ uint32_t vu_route(struct vu_sending *sending, uint32_t count)
             __atomic_store_n(&sender->sender[vu_forward_flow(forward) & 255], (uint8_t)sending->from->n,
                              __ATOMIC_RELAXED);
         if (vu_likely(forward->plain && place != &sending->flooded))
-            copies++;
+            copies += 1 + forward->length / 2048;
         else
-            copies += copies_of(forward, place == &sending->flooded, sender->lan);
+            copies += vu_forward_weight(forward) * (place == &sending->flooded ? sender->lan->members : 1);
     }
     return i;
 }

@@ -11,6 +11,7 @@
 #include "iov.h"
 #include "net_hdr.h"
 #include "ring.h"
+#include "ticket.h"
 #include "uring.h"
 #include "worker.h"
 
@@ -98,7 +99,7 @@ struct vu_pair {
     uint64_t spin_window;          /* ns without work after which it is looked at no longer */
     uint64_t spin_end;             /* when that is, or was */
     struct vu_source sources[3];
-    pthread_mutex_t filling;    /* of VU_PORT_SWITCH: held while anybody touches its RX ring in a turn */
+    struct vu_ticket filling;   /* of VU_PORT_SWITCH: held while anybody touches its RX ring in a turn */
     struct vu_control *control; /* of a pair that has ever been VU_PORT_CONTROL */
     uint64_t spent;             /* what its turns cost (about ns), ever; read by anybody */
 };

@@ -4,7 +4,9 @@
  * does (IEEE 802.1Q, 8.7), and has no ports but its members.
  *
  * A member's receive rings are filled in the turns of any worker that serves a member.  So what device.h
- * wants of the workers of a device's pairs holds, for a member, of the workers of all pairs of all members.
+ * wants of the workers of a device's pairs holds, for a member, of the workers of all pairs of all members:
+ * each change of a member pauses them all.  And a page of a receiver that is slow to come is waited for by
+ * every worker that sends there.
  */
 #ifndef VU_SWITCH_H
 #define VU_SWITCH_H
@@ -29,8 +31,8 @@ struct vu_member *vu_switch_join(struct vu_switch *lan, struct vu_device *device
 void vu_switch_leave(struct vu_member *member);
 /* Addresses behind it are unknown from now on; any thread. */
 void vu_member_forget(struct vu_member *member);
-/* Longest packet that it takes, without Ethernet header, but for those that are cut up; 0: any.  Any thread.
- */
+/* Longest packet that it takes, or that those are cut up into that it takes whole, without Ethernet header;
+   0: any.  Any thread. */
 void vu_member_set_mtu(struct vu_member *member, uint32_t mtu);
 /* A frame as if its guest had sent it, without offloads.  Nothing when the device has no pair. */
 void vu_member_inject(struct vu_member *member, const uint8_t *frame, uint32_t length);

@@ -191,7 +191,7 @@ static vu_noinline uint32_t serve(struct vu_worker *worker, struct vu_pair *pair
     }
     if (vu_unlikely(VU_GUARD_ENTER(&worker->guard, pair))) {
         if (worker->guard.held)
-            pthread_mutex_unlock(worker->guard.held);
+            vu_ticket_unlock(worker->guard.held);
         vu_device_unwound(&worker->guard);
         pair->ready = 0;
         return TURN_COST / 10; /* signals are slow */

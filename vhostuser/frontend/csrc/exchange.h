@@ -33,13 +33,4 @@ int vu_receive(struct vu_virtqueue *queue, const struct vu_load_options *options
 int vu_sleep(struct vu_virtqueue *const *transmit, uint32_t transmit_count,
              struct vu_virtqueue *const *receive, uint32_t receive_count, uint64_t timeout_ns);
 
-static vu_always_inline void vu_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 #endif
