@@ -146,12 +146,18 @@ def deep() -> Iterator[Wire]:
     wire.close()
 
 
-def gets(bench: Bench, rx: Ring, wire: Wire, *frames: tuple[bytes, NetHeader]) -> list[bytes]:
+LONGER = pytest.mark.parametrize("longer", [0, 2500], ids=["copied", "straight"])
+"""Frames that are short (VU_SHORT_FRAME) are read into private memory, others where they belong."""
+
+
+def gets(
+    bench: Bench, rx: Ring, wire: Wire, *frames: tuple[bytes, NetHeader], longer: int = 0
+) -> list[bytes]:
     """What comes of frames that all wait when the guest gives buffers."""
     for content, header in frames:
         wire.put(content, header)
     for _ in range(100):
-        rx.add_writable([2048])
+        rx.add_writable([2048 + longer])
     rx.publish()
     bench.settle()
     if V.MRG_RXBUF in rx.guest.features:
@@ -160,13 +166,16 @@ def gets(bench: Bench, rx: Ring, wire: Wire, *frames: tuple[bytes, NetHeader]) -
     return [rx.guest.memory.read(used.token.segments[0].gpa, used.length)[12:] for used in rx.take()]
 
 
+@LONGER
 @pytest.mark.parametrize("features", [MODERN, MODERN | V.MRG_RXBUF, MODERN | V.RING_PACKED])
-def test_frames_that_wait_are_read_by_few_calls(bench: Bench, deep: Wire, features: VirtioFeature) -> None:
+def test_frames_that_wait_are_read_by_few_calls(
+    bench: Bench, deep: Wire, features: VirtioFeature, longer: int
+) -> None:
     rx, _ = started(bench, deep, features, 256)
     before = sum(submitted())
-    frames = [frame(number, 60 + number) for number in range(50)]
+    frames = [frame(number, longer + 60 + number) for number in range(50)]
 
-    assert gets(bench, rx, deep, *((content, PLAIN) for content in frames)) == frames
+    assert gets(bench, rx, deep, *((content, PLAIN) for content in frames), longer=longer) == frames
     # One alone, and then two, four, eight, sixteen; the last of them find nothing.
     assert 49 <= sum(submitted()) - before < 49 + 16
     assert rx.counters.packets == 50
@@ -174,9 +183,26 @@ def test_frames_that_wait_are_read_by_few_calls(bench: Bench, deep: Wire, featur
     rx.pair.set_port(None)
 
 
+@pytest.mark.parametrize("features", [V(0), MODERN, V.MRG_RXBUF])
+def test_header_in_a_piece_of_its_own(bench: Bench, deep: Wire, features: VirtioFeature) -> None:
+    """As legacy drivers want it; also a batch."""
+    rx, _ = started(bench, deep, features, 256)
+    before = sum(submitted())
+    for number in range(30):
+        deep.put(frame(number))
+        rx.add_writable([rx.guest.header_size, 1600])
+    rx.publish()
+    bench.settle()
+
+    assert [content for _, content in rx.receive()] == [frame(number) for number in range(30)]
+    assert sum(submitted()) - before >= 29
+    rx.pair.set_port(None)
+
+
 REFUSED = NetHeader(HeaderFlag.NEEDS_CSUM, GsoType.TCPV4, 54, 1448, 34, 16)
 
 
+@LONGER
 @pytest.mark.parametrize("at", [1, 2, 5, 13, 29])
 @pytest.mark.parametrize(
     ("features", "odd", "header", "drops"),
@@ -197,34 +223,39 @@ def test_odd_frame_among_others(
     odd: bytes,
     header: NetHeader,
     drops: dict[str, int],
+    longer: int,
 ) -> None:
     rx, _ = started(bench, deep, features, 256)
-    frames = [(frame(number, 60 + 40 * number), PLAIN) for number in range(30)]
+    frames = [(frame(number, longer + 60 + 40 * number), PLAIN) for number in range(30)]
     wanted = [content for content, _ in frames]
     if not drops:
         wanted.insert(at, odd)
     frames.insert(at, (odd, header))
 
-    assert gets(bench, rx, deep, *frames) == wanted
+    assert gets(bench, rx, deep, *frames, longer=longer) == wanted
     assert rx.counters.drops == drops
     rx.pair.set_port(None)
 
 
+@LONGER
 @pytest.mark.parametrize("at", [1, 3, 7])
-def test_bytes_that_are_no_frame_among_others(bench: Bench, deep: Wire, at: int) -> None:
+def test_bytes_that_are_no_frame_among_others(bench: Bench, deep: Wire, at: int, longer: int) -> None:
     rx, _ = started(bench, deep, MODERN, 256)
     for number in range(20):
         if number == at:
             deep.put_raw(b"short")
-        deep.put(frame(number))
+        deep.put(frame(number, longer + 60))
 
-    assert gets(bench, rx, deep) == [frame(number) for number in range(20)]
+    assert gets(bench, rx, deep, longer=longer) == [frame(number, longer + 60) for number in range(20)]
     assert rx.counters.drops == {"runt": 1}
     rx.pair.set_port(None)
 
 
+@LONGER
 @pytest.mark.parametrize("features", [MODERN, MODERN | V.MRG_RXBUF | V.RING_PACKED])
-def test_frames_that_arrive_while_others_are_read(bench: Bench, deep: Wire, features: VirtioFeature) -> None:
+def test_frames_that_arrive_while_others_are_read(
+    bench: Bench, deep: Wire, features: VirtioFeature, longer: int
+) -> None:
     rx, _ = started(bench, deep, features, 256)
     total, stop = 5000, threading.Event()
 
@@ -232,7 +263,7 @@ def test_frames_that_arrive_while_others_are_read(bench: Bench, deep: Wire, feat
         number = 0
         while number < total and not stop.is_set():
             try:
-                deep.put(frame(number, 60 + number % 1400))
+                deep.put(frame(number, longer + 60 + number % 1400))
                 number += 1
             except BlockingIOError:
                 time.sleep(0.0005)  # one that spins keeps the interpreter from the other thread
@@ -240,7 +271,7 @@ def test_frames_that_arrive_while_others_are_read(bench: Bench, deep: Wire, feat
     sender = threading.Thread(target=send)
     sender.start()
     for _ in range(200):
-        rx.add_writable([2048])
+        rx.add_writable([2048 + longer])
     rx.publish()
     seen: list[bytes] = []
 
@@ -248,7 +279,7 @@ def test_frames_that_arrive_while_others_are_read(bench: Bench, deep: Wire, feat
         bench.settle()
         came = [content for _, content in rx.receive(exact=False)]
         for _ in came:
-            rx.add_writable([2048])
+            rx.add_writable([2048 + longer])
         rx.publish()
         seen.extend(came)
         return len(seen) == total
@@ -258,7 +289,7 @@ def test_frames_that_arrive_while_others_are_read(bench: Bench, deep: Wire, feat
     finally:
         stop.set()
         sender.join()
-    assert seen == [frame(number, 60 + number % 1400) for number in range(total)]
+    assert seen == [frame(number, longer + 60 + number % 1400) for number in range(total)]
     rx.pair.set_port(None)
 
 

@@ -22,6 +22,8 @@ class Wire:
         self.port, self._network = socket.socketpair(socket.AF_UNIX, kind)
         self.port.setblocking(False)
         self._network.setblocking(False)
+        # The kernel grants twice of what anybody may ask for, and that is twice of what comes unasked.
+        self._network.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
 
     @property
     def fd(self) -> int:

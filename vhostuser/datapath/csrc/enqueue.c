@@ -87,7 +87,7 @@ static int read_failed(struct vu_pair *pair, int error)
 static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct vu_pair *pair,
                                           struct vu_burst *burst)
 {
-    const bool batches = !ops->general && pair->worker->uring && pair->device->header_size == VU_NET_HDR_SIZE;
+    const bool batches = !ops->general && pair->worker->uring;
     struct vu_enqueue rx;
     int state = PORT_MORE;
 

@@ -90,7 +90,7 @@ struct vu_pair {
     int port_fd;
     uint32_t port_watched; /* epoll bits now asked for */
     uint32_t frame_size;   /* of VU_PORT_SOURCE */
-    uint32_t read_batch;   /* frames to read by the next call: as many as came last time, and more */
+    uint32_t read_batch;   /* frames to read by the next call */
     uint32_t expected;     /* running estimate of the next frame's length, for the chains a read is given */
     uint64_t sequence;     /* of VU_PORT_SOURCE */
     uint32_t n;

@@ -128,6 +128,11 @@ void vu_uring_readv(struct vu_uring *ring, int fd, const struct iovec *list, uin
     add(ring, IORING_OP_READV, fd, list, count, result);
 }
 
+void vu_uring_read(struct vu_uring *ring, int fd, const struct iovec *piece, int32_t *result)
+{
+    add(ring, IORING_OP_READ, fd, piece->iov_base, (uint32_t)piece->iov_len, result);
+}
+
 static void take(struct vu_uring *ring)
 {
     uint32_t head = *ring->cq_head;
