@@ -68,6 +68,11 @@ static vu_always_inline void vu_release_le16(vu_le16 *word, uint16_t value)
     __atomic_store_n(&word->raw, htole16(value), __ATOMIC_RELEASE);
 }
 
+static vu_always_inline void vu_release_le64(vu_le64 *word, uint64_t value)
+{
+    __atomic_store_n(&word->raw, htole64(value), __ATOMIC_RELEASE);
+}
+
 /* A word of a ring that is big-endian if `turned`: a constant false where that cannot be. */
 static vu_always_inline uint16_t vu_turn16(uint16_t value, bool turned)
 {

@@ -121,9 +121,12 @@ static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops,
                                                   uint32_t most, int *error)
 {
     uint32_t count = 0;
+    uint64_t held = 0;
 
     *error = VU_OK;
     scratch->tx_pieces.used = scratch->tx_pieces.walked = 0;
+    if (!ops->general)
+        count = ops->fetch_run(vring, memory, most, VU_TX, &scratch->tx_pieces, scratch->tx, &held);
     while (count < most && scratch->tx_pieces.walked < VU_BURST_PIECES) {
         int result = ops->fetch(ops->general, vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces,
                                 &scratch->tx[count]);

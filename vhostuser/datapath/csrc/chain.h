@@ -91,6 +91,52 @@ static vu_always_inline int vu_chain_take_single(bool general, struct vu_vring *
     return vu_unlikely(result) ? vu_chain_refuse(vring, start, result, pieces, chain) : VU_OK;
 }
 
+/* A run of chains of one descriptor each (fetch_run): what each of them needs is at hand. */
+struct vu_run {
+    const struct vu_memory *memory;
+    uint64_t gpa, size; /* of the region of last time */
+    uint8_t *host;
+};
+
+static vu_always_inline void vu_run_in(struct vu_run *run, const struct vu_region *region)
+{
+    run->gpa = region->gpa;
+    run->size = region->size;
+    run->host = region->host;
+}
+
+/* Takes chain number k; false when its descriptor is not in one region. */
+static vu_always_inline bool vu_run_take(struct vu_run *run, struct vu_vring *vring, uint32_t k,
+                                         uint16_t head, uint64_t gpa, uint32_t length, int direction,
+                                         struct vu_pieces *pieces, struct vu_chain *chains)
+{
+    uint64_t offset = gpa - run->gpa;
+    uint8_t *bytes;
+
+    if (vu_unlikely(offset >= run->size)) {
+        const struct vu_region *region = vu_region_of(run->memory, gpa, &vring->region_hint);
+
+        if (!region)
+            return false;
+        vu_run_in(run, region);
+        offset = gpa - run->gpa;
+    }
+    /* A length of 0 is none that ends in it either. */
+    if (vu_unlikely((uint64_t)length - 1 >= run->size - offset))
+        return false;
+    bytes = run->host + offset;
+    pieces->piece[k] = (struct iovec){bytes, length};
+    chains[k] = (struct vu_chain){.head = head, .slots = 1, .first = k, .count = 1, .length = length};
+    if (direction == VU_RX) {
+        vu_prefetch_write(bytes);
+        vu_prefetch_write(bytes + VU_CACHE_LINE);
+    } else {
+        vu_prefetch(bytes);
+        vu_prefetch(bytes + VU_CACHE_LINE);
+    }
+    return true;
+}
+
 /* Walks the chain at chain->head, which is below size and whose first descriptor was read. */
 int vu_chain_walk_on(bool general, struct vu_vring *vring, const struct vu_memory *memory, int direction,
                      struct vu_desc_copy desc, struct vu_pieces *pieces, struct vu_chain *chain, bool turned);

@@ -69,11 +69,14 @@ static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *op
     return rx->scratch->rx[rx->used].length;
 }
 
-/* Fetches chains for `count` frames before the first of them is there, so that buffers are on their way into
-   the cache when they are written.  What is not used then is given back. */
+/* Begins with chains for `count` frames before the first of them is there, so that buffers are on their way
+   into the cache when they are written.  What is not used then is given back.  Not of the general instance.
+ */
 static vu_always_inline void vu_enqueue_ahead(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                               uint32_t count)
 {
+    rx->fetched = ops->fetch_run(rx->vring, rx->device->memory, count, VU_RX, &rx->scratch->rx_pieces,
+                                 rx->scratch->rx, &rx->held);
     while (rx->fetched < count && rx->scratch->rx_pieces.walked < VU_BURST_PIECES / 4 &&
            vu_enqueue_fetch(ops, rx))
         vu_prefetch_chain(&rx->scratch->rx_pieces, &rx->scratch->rx[rx->fetched - 1], true);

@@ -88,30 +88,78 @@ static vu_always_inline int vu_packed_fetch(bool general, struct vu_vring *vring
     return vu_packed_walk(general, vring, memory, direction, pieces, chain);
 }
 
+static vu_always_inline uint32_t vu_packed_fetch_run(struct vu_vring *vring, const struct vu_memory *memory,
+                                                     uint32_t most, int direction, struct vu_pieces *pieces,
+                                                     struct vu_chain *chains, uint64_t *held)
+{
+    const uint16_t mask = VU_PACKED_AVAIL | VU_PACKED_USED | VU_DESC_NEXT | VU_DESC_INDIRECT | VU_DESC_WRITE;
+    const struct vu_packed_desc *table = vring->packed;
+    const uint32_t size = vring->size;
+    struct vu_run run = {.memory = memory};
+    uint32_t slot = vring->position, k;
+    bool wrap = vring->wrap;
+    uint16_t wanted = wrap ? VU_PACKED_AVAIL : VU_PACKED_USED;
+    uint64_t bytes = 0;
+
+    wanted |= direction == VU_RX ? VU_DESC_WRITE : 0;
+    most = VU_MIN(most, size);
+    vu_run_in(&run, &memory->regions[vring->region_hint]);
+    for (k = 0; k < most; k++) {
+        const struct vu_packed_desc *desc = &table[slot];
+        uint32_t length;
+
+        /* Pairs with the driver's release of these flags after the rest of the chain. */
+        if (vu_unlikely((vu_acquire_le16(&desc->flags) & mask) != wanted))
+            break;
+        length = vu_read_le32(&desc->length);
+        if (vu_unlikely(!vu_run_take(&run, vring, k, vu_read_le16(&desc->id), vu_read_le64(&desc->gpa),
+                                     length, direction, pieces, chains)))
+            break;
+        bytes += length;
+        if (vu_unlikely(++slot == size)) {
+            slot = 0;
+            wrap = !wrap;
+            wanted ^= VU_PACKED_AVAIL | VU_PACKED_USED;
+        }
+    }
+    pieces->used = pieces->walked = k;
+    vring->next = (uint16_t)slot;
+    vring->next_wrap = wrap;
+    vring->fetched_slots = k;
+    *held += bytes;
+    return k;
+}
+
+/* All of a used descriptor but its address, which stays. */
+static vu_always_inline uint64_t vu_packed_used(const struct vu_chain *chain, bool wrap)
+{
+    uint16_t flags = wrap ? VU_PACKED_AVAIL | VU_PACKED_USED : 0;
+
+    flags |= chain->written ? VU_DESC_WRITE : 0;
+    return chain->written | (uint64_t)chain->head << 32 | (uint64_t)flags << 48;
+}
+
 static vu_always_inline void vu_packed_publish(struct vu_vring *vring, const struct vu_chain *chains,
                                                uint16_t n)
 {
-    uint16_t slot = vring->position, first = slot, first_flags = 0;
+    struct vu_packed_desc *table = vring->packed;
+    const uint32_t size = vring->size;
+    uint32_t slot = vring->position;
     bool wrap = vring->wrap;
 
     for (uint16_t k = 0; k < n; k++) {
-        struct vu_packed_desc *desc = &vring->packed[slot];
-        uint16_t flags = wrap ? VU_PACKED_AVAIL | VU_PACKED_USED : 0;
-
-        if (chains[k].written)
-            flags |= VU_DESC_WRITE;
-        vu_write_le16(&desc->id, chains[k].head);
-        vu_write_le32(&desc->length, chains[k].written);
-        if (k == 0)
-            first_flags = flags;
-        else
-            vu_write_le16(&desc->flags, flags);
-        vu_packed_advance(vring, &slot, &wrap, chains[k].slots);
+        if (k)
+            vu_write_le64(&table[slot].used, vu_packed_used(&chains[k], wrap));
+        slot += chains[k].slots;
+        if (vu_unlikely(slot >= size)) {
+            slot -= size;
+            wrap = !wrap;
+        }
     }
     /* Pairs with the driver's acquire of these flags: who sees the first chain used sees all that is behind
        it, buffers included. */
-    vu_release_le16(&vring->packed[first].flags, first_flags);
-    vring->position = slot;
+    vu_release_le64(&table[vring->position].used, vu_packed_used(&chains[0], vring->wrap));
+    vring->position = (uint16_t)slot;
     vring->wrap = wrap;
 }
 
@@ -170,7 +218,7 @@ static vu_always_inline bool vu_packed_disarm(struct vu_vring *vring)
     .fetch = vu_packed_fetch, .publish = vu_packed_publish, .wants_call = vu_packed_wants_call, \
     .arm = vu_packed_arm, .grown = vu_packed_grown, .disarm = vu_packed_disarm
 
-static const struct vu_ring_ops vu_packed_ops = {VU_PACKED_OPS};
+static const struct vu_ring_ops vu_packed_ops = {VU_PACKED_OPS, .fetch_run = vu_packed_fetch_run};
 static const struct vu_ring_ops vu_packed_general_ops = {VU_PACKED_OPS,
                                                          .general = true,
                                                          .mark_used = vu_log_mark_packed_used,

@@ -58,9 +58,14 @@ struct vu_used {
 
 struct vu_packed_desc {
     vu_le64 gpa;
-    vu_le32 length;
-    vu_le16 id;
-    vu_le16 flags;
+    union {
+        struct {
+            vu_le32 length;
+            vu_le16 id;
+            vu_le16 flags;
+        };
+        vu_le64 used; /* the three, as we write them: length in its lowest bits */
+    };
 };
 
 enum vu_vring_state {
@@ -145,8 +150,8 @@ struct vu_chain {
     uint16_t slots; /* packed: descriptors in the ring */
     uint32_t first;
     uint32_t count;
-    uint64_t length;  /* bytes in the direction that was asked for */
     uint32_t written; /* bytes to report in the used entry */
+    uint64_t length;  /* bytes in the direction that was asked for */
 };
 
 /* Chains up to the burst's end share one array; a chain may legally fall into as many pieces as its ring
@@ -173,6 +178,11 @@ struct vu_ring_ops {
        VU_COMMAND, its writable part for VU_RX and VU_ACK.  `general` is the one below. */
     int (*fetch)(bool general, struct vu_vring *vring, const struct vu_memory *memory, uint16_t k,
                  int direction, struct vu_pieces *pieces, struct vu_chain *chain);
+    /* The chains that a burst begins with, while each is one descriptor in one region, as nearly all are: at
+       most `most` into chains[], with their bytes together added to *held; how many.  Whatever else comes
+       next is met by fetch.  Buffers are on their way into the cache.  NULL in general instances. */
+    uint32_t (*fetch_run)(struct vu_vring *vring, const struct vu_memory *memory, uint32_t most,
+                          int direction, struct vu_pieces *pieces, struct vu_chain *chains, uint64_t *held);
     /* Gives the first n chains of the burst back as used, all at once, and moves position. */
     void (*publish)(struct vu_vring *vring, const struct vu_chain *chains, uint16_t n);
     /* Whether the driver wants to be called for what was published since the last decision. */

@@ -56,6 +56,38 @@ static vu_always_inline int vu_split_fetch(bool general, struct vu_vring *vring,
     return vu_chain_walk(general, vring, memory, direction, pieces, chain, turned);
 }
 
+static vu_always_inline uint32_t vu_split_fetch_run(struct vu_vring *vring, const struct vu_memory *memory,
+                                                    uint32_t most, int direction, struct vu_pieces *pieces,
+                                                    struct vu_chain *chains, uint64_t *held)
+{
+    const uint32_t mask = vring->size - 1, position = vring->position;
+    const struct vu_desc *table = vring->desc;
+    const vu_le16 *heads = vring->avail->ring;
+    struct vu_run run = {.memory = memory};
+    uint64_t bytes = 0;
+    uint32_t k;
+
+    if ((uint16_t)(vring->avail_seen - position) < most)
+        (void)vu_split_look(vring, false); /* trouble is met again by fetch */
+    most = VU_MIN(most, (uint16_t)(vring->avail_seen - position));
+    vu_run_in(&run, &memory->regions[vring->region_hint]);
+    for (k = 0; k < most; k++) {
+        uint16_t head = vu_read_le16(&heads[(position + k) & mask]);
+        struct vu_desc_copy desc;
+
+        if (vu_unlikely(head > mask))
+            break;
+        desc = vu_desc_read(&table[head], false);
+        if (vu_unlikely(!vu_chain_is_single(desc.flags, direction)) ||
+            vu_unlikely(!vu_run_take(&run, vring, k, head, desc.gpa, desc.length, direction, pieces, chains)))
+            break;
+        bytes += desc.length;
+    }
+    pieces->used = pieces->walked = k;
+    *held += bytes;
+    return k;
+}
+
 static vu_always_inline void vu_split_publish(struct vu_vring *vring, const struct vu_chain *chains,
                                               uint16_t n, bool turned)
 {
@@ -154,7 +186,7 @@ VU_SPLIT_OPERATIONS(vu_split_general, vring->turned)
     .fetch = name##_fetch, .publish = name##_publish, .wants_call = name##_wants_call, .arm = name##_arm, \
     .grown = name##_grown, .disarm = name##_disarm
 
-static const struct vu_ring_ops vu_split_ops = {VU_SPLIT_OPS(vu_split_fast)};
+static const struct vu_ring_ops vu_split_ops = {VU_SPLIT_OPS(vu_split_fast), .fetch_run = vu_split_fetch_run};
 static const struct vu_ring_ops vu_split_general_ops = {VU_SPLIT_OPS(vu_split_general),
                                                         .general = true,
                                                         .mark_used = vu_log_mark_split_used,
