@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every burst loop is made of: fetching a burst of transmit chains, ending a burst; filling receive
+ * What every burst loop is made of: what it costs, and ending it; filling receive
  * chains is in fill.h.  Each function takes the ring operations as a constant and is inlined into its caller,
  * so no indirect call is left in the machine code.
  */
@@ -112,60 +112,6 @@ static vu_always_inline void vu_prefetch_chain(const struct vu_pieces *pieces, c
         vu_prefetch(bytes);
         vu_prefetch(bytes + VU_CACHE_LINE);
     }
-}
-
-/* Fetches up to `most` transmit chains into scratch->tx; the number fetched.  *error: a chain after those is
-   bad, to be reported once they are completed. */
-static vu_always_inline uint32_t vu_dequeue_fetch(const struct vu_ring_ops *ops, struct vu_vring *vring,
-                                                  const struct vu_memory *memory, struct vu_scratch *scratch,
-                                                  uint32_t most, int *error)
-{
-    uint32_t count = 0;
-    uint64_t held = 0;
-
-    *error = VU_OK;
-    scratch->tx_pieces.used = scratch->tx_pieces.walked = 0;
-    if (!ops->general)
-        count = ops->fetch_run(vring, memory, most, VU_TX, &scratch->tx_pieces, scratch->tx, &held);
-    while (count < most && scratch->tx_pieces.walked < VU_BURST_PIECES) {
-        int result = ops->fetch(ops->general, vring, memory, (uint16_t)count, VU_TX, &scratch->tx_pieces,
-                                &scratch->tx[count]);
-
-        if (vu_unlikely(result)) {
-            *error = result < 0 ? result : VU_OK;
-            break;
-        }
-        vu_prefetch_chain(&scratch->tx_pieces, &scratch->tx[count], false);
-        count++;
-    }
-    return count;
-}
-
-/* Reads and checks a transmit chain's header.  -1: *header and *length (of the frame) are good; else the
-   enum vu_drop. */
-static vu_always_inline int vu_dequeue_header(const struct vu_ring_ops *ops, const struct vu_vring *vring,
-                                              const struct vu_scratch *scratch, const struct vu_chain *chain,
-                                              struct vu_net_hdr *header, uint32_t *length)
-{
-    const struct vu_device *device = vring->pair->device;
-    const struct iovec *pieces = &scratch->tx_pieces.piece[chain->first];
-
-    *length = 0;
-    if (vu_unlikely(chain->length < device->header_size))
-        return VU_DROP_HEADER_TRUNCATED;
-    if (vu_unlikely(chain->length - device->header_size > VU_FRAME_MAX))
-        return VU_DROP_OVERSIZE;
-    *length = (uint32_t)chain->length - device->header_size;
-    if (vu_likely(device->header_size == sizeof(*header) && pieces->iov_len >= sizeof(*header))) {
-        memcpy(header, pieces->iov_base, sizeof(*header));
-        vu_settle(*header);
-    } else {
-        *header = (struct vu_net_hdr){0};
-        vu_iov_gather(header, vu_cursor_at(pieces, 0), device->header_size);
-    }
-    if (vu_turns(ops, vring))
-        vu_net_hdr_turn(header);
-    return vu_net_hdr_check(header, *length, device->features);
 }
 
 static vu_always_inline void vu_tally_frame(struct vu_tally *tally, const struct vu_net_hdr *header,

@@ -12,6 +12,7 @@ struct vu_enqueue {
     struct vu_scratch *scratch;
     uint64_t held; /* bytes in rx[used..fetched) */
     uint32_t walk; /* descriptors looked at, with which no more chains are fetched */
+    uint32_t run;  /* of rx[0..fetched): chain k is one piece, which is piece k */
     uint32_t fetched;
     uint32_t used;
     bool empty; /* the last reserve wanted a chain that was not there */
@@ -75,8 +76,8 @@ static vu_always_inline uint64_t vu_enqueue_reserve(const struct vu_ring_ops *op
 static vu_always_inline void vu_enqueue_ahead(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                               uint32_t count)
 {
-    rx->fetched = ops->fetch_run(rx->vring, rx->device->memory, count, VU_RX, &rx->scratch->rx_pieces,
-                                 rx->scratch->rx, &rx->held);
+    rx->fetched = rx->run = ops->fetch_run(rx->vring, rx->device->memory, count, VU_RX,
+                                           &rx->scratch->rx_pieces, rx->scratch->rx, &rx->held);
     while (rx->fetched < count && rx->scratch->rx_pieces.walked < VU_BURST_PIECES / 4 &&
            vu_enqueue_fetch(ops, rx))
         vu_prefetch_chain(&rx->scratch->rx_pieces, &rx->scratch->rx[rx->fetched - 1], true);
@@ -112,6 +113,42 @@ static vu_always_inline void vu_enqueue_header(uint8_t *to, const struct vu_net_
     vu_write_le16(&number, buffers);
     memcpy(to, header, VU_NET_HDR_LEGACY_SIZE);
     memcpy(to + VU_NET_HDR_LEGACY_SIZE, &number, sizeof(number));
+}
+
+/* What nearly always is: a frame in one piece of at least VU_FILTER_HEAD bytes, whose header says nothing,
+   into a chain of the run, for a modern guest without filters.  False: the chain does not hold it. */
+static vu_always_inline bool vu_enqueue_plain(struct vu_chain *chain, const struct iovec *piece,
+                                              const uint8_t *decided, const uint8_t *frame, uint64_t length)
+{
+    const uint64_t front = 0;
+    const uint32_t back = htole32(1 << 16); /* num_buffers is its upper half */
+    const uint32_t head = decided ? VU_FILTER_HEAD : 0;
+    uint8_t *to = piece->iov_base;
+
+    if (vu_unlikely(piece->iov_len < VU_NET_HDR_SIZE + length))
+        return false;
+    vu_move(to + VU_NET_HDR_SIZE + head, frame + head, length - head);
+    if (decided)
+        memcpy(to + VU_NET_HDR_SIZE, decided, VU_FILTER_HEAD);
+    memcpy(to, &front, sizeof(front));
+    memcpy(to + sizeof(front), &back, sizeof(back));
+    chain->written = (uint32_t)(VU_NET_HDR_SIZE + length);
+    return true;
+}
+
+/* The first `count` chains of the run have been filled, with `bytes` of frames. */
+static vu_always_inline void vu_enqueue_filled(struct vu_enqueue *rx, uint32_t count, uint64_t bytes)
+{
+    for (uint32_t k = 0; k < count; k++)
+        rx->held -= rx->scratch->rx[k].length;
+    rx->used = count;
+    rx->tally.packets += count;
+    rx->tally.bytes += bytes;
+}
+
+static vu_always_inline bool vu_enqueue_takes_plain(const struct vu_enqueue *rx)
+{
+    return rx->device->header_size == sizeof(struct vu_net_hdr) && !rx->device->filters;
 }
 
 /* The frame's bytes are in place: writes the header, num_buffers last of all, and what each chain holds. */

@@ -107,16 +107,44 @@ static vu_always_inline int enqueue_frame(const struct vu_ring_ops *ops, struct 
 
     if (vu_unlikely(forward->length > fill->longest) && vu_forward_longest(forward) > fill->longest)
         return VU_DROP_OVERSIZE;
-    if (vu_likely(forward->plain && forward->whole) &&
+    if (vu_likely(forward->simple) &&
         vu_likely(vu_enqueue_copy_whole(ops, rx, &header, forward->head, forward->frame, forward->length)))
         return -1;
-    header = forward->header;
+    if (!forward->plain)
+        header = forward->header;
     drop = vu_net_hdr_deliver(&header, rx->device->features);
     if (vu_unlikely(drop == VU_DROP_RECEIVER_OFFLOAD))
         return enqueue_finished(ops, fill, forward, left);
     if (vu_unlikely(drop >= 0))
         return drop;
     return vu_enqueue_copy(ops, rx, &header, forward->head, forward->frame, forward->length);
+}
+
+/* The frames before the first that is something else than nearly all are; the others. */
+static vu_always_inline uint64_t fill_plain(struct fill *fill, uint64_t chosen)
+{
+    struct vu_enqueue *rx = &fill->rx;
+    struct vu_scratch *scratch = rx->scratch;
+    const uint32_t run = rx->run;
+    const uint64_t longest = fill->longest;
+    uint64_t bytes = 0;
+    uint32_t k = 0;
+
+    if (vu_unlikely(!vu_enqueue_takes_plain(rx)))
+        return chosen;
+    for (; k < run && chosen; k++, chosen &= chosen - 1) {
+        const struct vu_forward *forward = &scratch->forward[__builtin_ctzll(chosen)];
+        const uint64_t length = forward->length;
+
+        if (vu_unlikely(!forward->simple || length > longest ||
+                        !vu_enqueue_plain(&scratch->rx[k], &scratch->rx_pieces.piece[k], forward->head,
+                                          forward->bytes, length)))
+            break;
+        bytes += length;
+    }
+    vu_enqueue_filled(rx, k, bytes);
+    fill->bytes = bytes;
+    return chosen;
 }
 
 /* A chain of more descriptors than a table has is fetched before it can be known, and would be again by every
@@ -142,8 +170,10 @@ static vu_always_inline void fill_ring(const struct vu_ring_ops *ops, struct vu_
 
     fill.longest = mtu ? mtu + VU_ETH_HEADER + 4 : VU_FRAME_MAX;
     begin(&fill, to);
-    if (!ops->general && runs)
+    if (!ops->general && runs) {
         vu_enqueue_ahead(ops, &fill.rx, count);
+        chosen = fill_plain(&fill, chosen);
+    }
     for (; chosen; chosen &= chosen - 1) {
         const struct vu_forward *forward = &scratch->forward[__builtin_ctzll(chosen)];
         int drop = VU_DROP_NO_BUFFERS;

@@ -53,6 +53,9 @@
 #define VU_F_GUEST_USO6 (1ULL << 55)
 #define VU_F_HOST_USO (1ULL << 56)
 
+/* Of flags and gso_type, the header's first two bytes, as one word: what is work for anybody. */
+#define VU_HDR_SAYS (VU_HDR_F_NEEDS_CSUM | 0xff00)
+
 /* As it lies in memory: little-endian, 12 bytes; a legacy header is its first 10.  A tap has it so, too; only
    a big-endian guest's (vu_net_hdr_turn) is turned where it is read from or written to the ring. */
 struct vu_net_hdr {

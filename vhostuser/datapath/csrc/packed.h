@@ -130,13 +130,13 @@ static vu_always_inline uint32_t vu_packed_fetch_run(struct vu_vring *vring, con
     return k;
 }
 
-/* All of a used descriptor but its address, which stays. */
-static vu_always_inline uint64_t vu_packed_used(const struct vu_chain *chain, bool wrap)
-{
-    uint16_t flags = wrap ? VU_PACKED_AVAIL | VU_PACKED_USED : 0;
+/* The lap's bits in a used descriptor, and all of it but its address, which stays. */
+#define VU_PACKED_LAP ((uint64_t)(VU_PACKED_AVAIL | VU_PACKED_USED) << 48)
 
-    flags |= chain->written ? VU_DESC_WRITE : 0;
-    return chain->written | (uint64_t)chain->head << 32 | (uint64_t)flags << 48;
+static vu_always_inline uint64_t vu_packed_used(const struct vu_chain *chain, uint64_t lap)
+{
+    return lap | chain->written | (uint64_t)chain->head << 32 |
+           (chain->written ? (uint64_t)VU_DESC_WRITE << 48 : 0);
 }
 
 static vu_always_inline void vu_packed_publish(struct vu_vring *vring, const struct vu_chain *chains,
@@ -144,23 +144,27 @@ static vu_always_inline void vu_packed_publish(struct vu_vring *vring, const str
 {
     struct vu_packed_desc *table = vring->packed;
     const uint32_t size = vring->size;
-    uint32_t slot = vring->position;
-    bool wrap = vring->wrap;
+    uint32_t slot = vring->position + chains[0].slots;
+    uint64_t lap = vring->wrap ? VU_PACKED_LAP : 0;
+    const uint64_t first = vu_packed_used(&chains[0], lap);
 
-    for (uint16_t k = 0; k < n; k++) {
-        if (k)
-            vu_write_le64(&table[slot].used, vu_packed_used(&chains[k], wrap));
-        slot += chains[k].slots;
+    for (uint32_t k = 1; k < n; k++) {
         if (vu_unlikely(slot >= size)) {
             slot -= size;
-            wrap = !wrap;
+            lap ^= VU_PACKED_LAP;
         }
+        vu_write_le64(&table[slot].used, vu_packed_used(&chains[k], lap));
+        slot += chains[k].slots;
+    }
+    if (slot >= size) {
+        slot -= size;
+        lap ^= VU_PACKED_LAP;
     }
     /* Pairs with the driver's acquire of these flags: who sees the first chain used sees all that is behind
        it, buffers included. */
-    vu_release_le64(&table[vring->position].used, vu_packed_used(&chains[0], vring->wrap));
+    vu_release_le64(&table[vring->position].used, first);
     vring->position = (uint16_t)slot;
-    vring->wrap = wrap;
+    vring->wrap = lap != 0;
 }
 
 static vu_always_inline bool vu_packed_wants_call(struct vu_vring *vring)

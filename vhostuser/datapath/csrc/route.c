@@ -73,10 +73,8 @@ static uint64_t *route(struct vu_sending *sending, uint64_t source, uint64_t to,
 /* In words, for a narrower store that is read again by a wider load waits until all before it are done. */
 static vu_always_inline void read_head(struct vu_forward *forward, uint64_t words[2])
 {
-    const struct vu_cursor at = forward->frame;
-
-    if (vu_likely(forward->whole && forward->length >= VU_FILTER_HEAD)) {
-        const uint8_t *bytes = (const uint8_t *)at.piece->iov_base + at.offset;
+    if (vu_likely(forward->simple)) {
+        const uint8_t *bytes = forward->bytes;
         uint16_t last;
 
         memcpy(words, bytes, 16);
@@ -85,7 +83,7 @@ static vu_always_inline void read_head(struct vu_forward *forward, uint64_t word
         memcpy(forward->head + 16, &last, sizeof(last));
     } else {
         memset(forward->head, 0, sizeof(forward->head));
-        vu_iov_gather(forward->head, at, VU_MIN(forward->length, VU_FILTER_HEAD));
+        vu_iov_gather(forward->head, forward->frame, VU_MIN(forward->length, VU_FILTER_HEAD));
         memcpy(words, forward->head, 16);
     }
     vu_settle(words[0]);
@@ -128,10 +126,11 @@ uint32_t vu_route(struct vu_sending *sending, uint32_t count)
     struct vu_forward *frames = sending->worker->scratch->forward;
     struct vu_member *sender = sending->from->device->member;
     uint64_t before[2] = {0}, *place = NULL;
+    const bool spread = sender->receivers > 1;
     uint32_t now = seconds(), copies = 0, i;
     int16_t drop = VU_DROP_SOURCE_ADDRESS;
 
-    for (i = 0; i < count && copies < MOST_COPIES; i++) {
+    for (i = 0; i < count; i++) {
         struct vu_forward *forward = &frames[i];
         uint64_t words[2];
 
@@ -152,13 +151,15 @@ uint32_t vu_route(struct vu_sending *sending, uint32_t count)
             continue;
         }
         *place |= (uint64_t)1 << i;
-        if (vu_unlikely(sender->receivers > 1))
+        if (vu_unlikely(spread))
             __atomic_store_n(&sender->sender[vu_forward_flow(forward) & 255], (uint8_t)sending->from->n,
                              __ATOMIC_RELAXED);
-        if (vu_likely(forward->plain && place != &sending->flooded))
-            copies += 1 + forward->length / 2048;
-        else
-            copies += vu_forward_weight(forward) * (place == &sending->flooded ? sender->lan->members : 1);
+        /* Short ones to one member do not count: they are a burst at most. */
+        if (vu_likely(forward->simple && place != &sending->flooded))
+            continue;
+        copies += vu_forward_weight(forward) * (place == &sending->flooded ? sender->lan->members : 1);
+        if (copies >= MOST_COPIES)
+            return i + 1;
     }
     return i;
 }

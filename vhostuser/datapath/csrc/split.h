@@ -91,14 +91,16 @@ static vu_always_inline uint32_t vu_split_fetch_run(struct vu_vring *vring, cons
 static vu_always_inline void vu_split_publish(struct vu_vring *vring, const struct vu_chain *chains,
                                               uint16_t n, bool turned)
 {
-    for (uint16_t k = 0; k < n; k++) {
-        struct vu_used_elem *elem =
-            &vring->used->ring[(uint16_t)(vring->position + k) & (uint16_t)(vring->size - 1)];
+    struct vu_used_elem *ring = vring->used->ring;
+    const uint32_t mask = vring->size - 1, position = vring->position;
+
+    for (uint32_t k = 0; k < n; k++) {
+        struct vu_used_elem *elem = &ring[(position + k) & mask];
 
         vu_write_le32(&elem->id, vu_turn32(chains[k].head, turned));
         vu_write_le32(&elem->length, vu_turn32(chains[k].written, turned));
     }
-    vring->position = (uint16_t)(vring->position + n);
+    vring->position = (uint16_t)(position + n);
     /* Pairs with the driver's acquire of used->idx: entries and buffers are visible first. */
     vu_release_le16(&vring->used->idx, vu_turn16(vring->position, turned));
 }

@@ -128,10 +128,11 @@ struct vu_outgoing {
 /* A frame on its way to other members of a switch. */
 struct vu_forward {
     struct vu_cursor frame;
+    const uint8_t *bytes; /* of a simple one: where it begins */
     uint32_t length;
     int16_t drop;             /* enum vu_drop, or -1: it has been passed on */
-    bool plain;               /* its header says nothing */
-    bool whole;               /* it is in one piece */
+    bool plain;               /* its header says nothing, and stands nowhere */
+    bool simple;              /* plain, in one piece, no shorter than `head`, and short */
     struct vu_net_hdr header; /* checked */
     /* What it begins with, which decided where it goes; zeros behind a shorter one. */
     uint8_t head[VU_FILTER_HEAD];

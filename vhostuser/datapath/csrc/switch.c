@@ -109,8 +109,8 @@ void vu_member_inject(struct vu_member *member, const uint8_t *frame, uint32_t l
     worker = from->worker;
     memcpy(worker->scratch->linear, frame, length);
     piece = (struct iovec){worker->scratch->linear, length};
-    worker->scratch->forward[0] = (struct vu_forward){
-        .frame = vu_cursor_at(&piece, 0), .length = length, .drop = -1, .plain = true, .whole = true};
+    worker->scratch->forward[0] =
+        (struct vu_forward){.frame = vu_cursor_at(&piece, 0), .length = length, .drop = -1, .plain = true};
     if (VU_GUARD_ENTER(&worker->guard, from) == 0)
         vu_forward(from, worker, 1, &burst);
     vu_guard_leave();
