@@ -223,6 +223,21 @@ def test_mtu_of_the_receiver(lan: Lan) -> None:
     assert len(b.got()) == 1
 
 
+@pytest.mark.parametrize("length", [1019, 9000])
+def test_mtu_of_the_receiver_behind_a_frame_with_an_offload(lan: Lan, length: int) -> None:
+    """What stood in the header of another frame of the burst before says nothing of this one."""
+    a, b = lan.station(MODERN | V.CSUM | V.HOST_TSO4), lan.station(MODERN | V.MRG_RXBUF)
+    a.send(frame(1, ALL, length=900), header=NetHeader(1, 1, 0, 600, 34, 16))
+    b.member.set_mtu(1000)
+    b.got()
+    before = sum(b.rx.counters.drops.values())
+    a.send(frame(1, ALL, length=length))
+
+    assert b.got() == []
+    assert b.rx.counters.drops["oversize"] == 1
+    assert sum(b.rx.counters.drops.values()) == before + 1
+
+
 def test_disabled_and_stopped_rings_take_nothing(lan: Lan) -> None:
     a, b, c = lan.stations(3)
     b.rx.pair.set_enabled(0, RingEnabled.DISABLED)

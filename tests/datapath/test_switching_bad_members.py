@@ -117,6 +117,22 @@ def test_receiver_that_loses_its_memory_after_some_frames_has_lost_only_the_rest
     assert bad.rx.counters.drops == {"no_buffers": sent - arrived}
 
 
+def test_receiver_whose_used_ring_is_gone_has_received_nothing(lan: Lan) -> None:
+    """What was filled and could not be published is lost, and not received as well."""
+    sender = lan.station(buffers=0)
+    bad = lan.station(MODERN, regions=[RINGS, BUFFERS], buffers=0, size=4096)
+    for index in range(64):
+        bad.rx.queue.write_descriptor(index, BUFFER, 2048, 2, 0)
+        bad.rx.queue.offer_raw(index)
+    lan.bench.settle()
+    bad.guest.memory.truncate("rings", bad.rx.queue.place.used // 4096 * 4096)
+    sender.send(*(frame(1, ALL, bytes([n])) for n in range(10)))
+
+    assert [event.device for event in lan.bench.reported(EventKind.DEVICE_FAULTED)] == [bad.guest.number]
+    assert bad.rx.counters.packets == 0
+    assert bad.rx.counters.drops == {"no_buffers": 10}
+
+
 def test_own_ring_that_is_gone_when_it_is_looked_at(lan: Lan) -> None:
     """The member's own worker holds the lock of its RX ring when it faults there."""
     a, b = lan.stations(2)

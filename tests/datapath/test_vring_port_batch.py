@@ -237,6 +237,18 @@ def test_odd_frame_among_others(
     rx.pair.set_port(None)
 
 
+@pytest.mark.parametrize("at", [0, 5])
+@pytest.mark.parametrize("more", [0, 4, 12])
+def test_longest_frames_among_short_ones(bench: Bench, deep: Wire, at: int, more: int) -> None:
+    """64 KiB of IP behind one VLAN tag, and more of these."""
+    rx, _ = started(bench, deep, MODERN | V.MRG_RXBUF, 256)
+    frames = [frame(number) for number in range(10)]
+    frames.insert(at, frame(99, 65535 + 14 + 4 + more))
+
+    assert gets(bench, rx, deep, *((content, PLAIN) for content in frames)) == frames
+    rx.pair.set_port(None)
+
+
 @LONGER
 @pytest.mark.parametrize("at", [1, 3, 7])
 def test_bytes_that_are_no_frame_among_others(bench: Bench, deep: Wire, at: int, longer: int) -> None:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What every burst loop is made of: what it costs, and ending it; filling receive
- * chains is in fill.h.  Each function takes the ring operations as a constant and is inlined into its caller,
- * so no indirect call is left in the machine code.
+ * What every burst loop is made of: what it costs, and ending it; filling receive chains is in fill.h.  Each
+ * function takes the ring operations as a constant and is inlined into its caller, so no indirect call is
+ * left in the machine code.
  */
 #ifndef VU_BURST_H
 #define VU_BURST_H
@@ -73,21 +73,46 @@ static vu_always_inline void vu_ring_disarm(const struct vu_ring_ops *ops, struc
         ops->mark_wish(vring);
 }
 
-/* Ends a burst that completed `done` chains: one publish, one call decision, then the error, if any. */
+static vu_always_inline void vu_tally_frame(struct vu_tally *tally, const struct vu_net_hdr *header,
+                                            uint32_t length)
+{
+    tally->packets++;
+    tally->bytes += length;
+    tally->offloads += header->flags | header->gso_type ? 1 : 0;
+}
+
+static vu_always_inline void vu_count_tally(struct vu_counters *counters, const struct vu_tally *tally)
+{
+    vu_count(&counters->packets, tally->packets);
+    vu_count(&counters->bytes, tally->bytes);
+    vu_count(&counters->offloads, tally->offloads);
+}
+
+/* Gives the first `done` chains of the burst back; what is counted then is visible to the guest. */
+static vu_always_inline void vu_ring_publish(const struct vu_ring_ops *ops, struct vu_vring *vring,
+                                             const struct vu_chain *chains, uint32_t done,
+                                             const struct vu_tally *tally)
+{
+    if (!done)
+        return;
+    if (vu_tracks(ops, vring))
+        ops->before_publish(vring, chains, (uint16_t)done);
+    ops->publish(vring, chains, (uint16_t)done);
+    vring->used_anything = true;
+    vu_count_tally(&vring->counters, tally);
+    vu_count(&vring->counters.chains, done);
+    vu_count(&vring->counters.bursts, 1);
+    if (vu_tracks(ops, vring))
+        ops->after_publish(vring, chains, (uint16_t)done);
+    if (vu_logs(ops, vring->pair->device))
+        ops->mark_used(vring, chains, (uint16_t)done);
+}
+
+/* Ends a burst of which `done` chains were given back: one call decision, then the error, if any. */
 static vu_always_inline void vu_ring_finish(const struct vu_ring_ops *ops, struct vu_vring *vring,
-                                            const struct vu_chain *chains, uint32_t done, int error)
+                                            uint32_t done, int error)
 {
     if (done) {
-        if (vu_tracks(ops, vring))
-            ops->before_publish(vring, chains, (uint16_t)done);
-        ops->publish(vring, chains, (uint16_t)done);
-        if (vu_tracks(ops, vring))
-            ops->after_publish(vring, chains, (uint16_t)done);
-        if (vu_logs(ops, vring->pair->device))
-            ops->mark_used(vring, chains, (uint16_t)done);
-        vring->used_anything = true;
-        vu_count(&vring->counters.chains, done);
-        vu_count(&vring->counters.bursts, 1);
         if (ops->wants_call(vring))
             vu_vring_call(vring);
         else
@@ -112,21 +137,6 @@ static vu_always_inline void vu_prefetch_chain(const struct vu_pieces *pieces, c
         vu_prefetch(bytes);
         vu_prefetch(bytes + VU_CACHE_LINE);
     }
-}
-
-static vu_always_inline void vu_tally_frame(struct vu_tally *tally, const struct vu_net_hdr *header,
-                                            uint32_t length)
-{
-    tally->packets++;
-    tally->bytes += length;
-    tally->offloads += header->flags | header->gso_type ? 1 : 0;
-}
-
-static vu_always_inline void vu_count_tally(struct vu_counters *counters, const struct vu_tally *tally)
-{
-    vu_count(&counters->packets, tally->packets);
-    vu_count(&counters->bytes, tally->bytes);
-    vu_count(&counters->offloads, tally->offloads);
 }
 
 /* What is served here is looked at afterwards (spin.h): no kick has to be asked for. */

@@ -106,7 +106,7 @@ int vu_chain_refuse(struct vu_vring *vring, uint32_t start, int result, struct v
 {
     pieces->used = start;
     if (result == VU_FETCH_FULL && start == 0)
-        return vu_trouble(vring, VU_ERR_PIECES, chain->head, VU_PIECES, 0, 0);
+        return vu_trouble(vring, VU_ERR_PIECES, chain->head, pieces->most, 0, 0);
     return result;
 }
 

@@ -38,6 +38,7 @@ static vu_always_inline int vu_chain_add(bool general, struct vu_vring *vring, c
     int result;
 
     pieces->walked++;
+    pieces->descriptors++;
     if (vu_unlikely(!writable && (*writable_seen || direction == VU_RX)))
         return vu_trouble(vring, VU_ERR_DIRECTION, chain->head, desc->gpa, desc->length, desc->flags);
     *writable_seen |= writable;

@@ -44,7 +44,7 @@ void vu_control_answer(struct vu_pair *pair, uint8_t ack)
 static vu_always_inline int look(const struct vu_ring_ops *ops, struct vu_vring *vring, int side,
                                  struct vu_pieces *pieces, struct vu_chain *chain)
 {
-    pieces->used = pieces->walked = 0;
+    vu_pieces_begin(pieces, VU_PIECES);
     return ops->fetch(ops->general, vring, vring->pair->device->memory, 0, side, pieces, chain);
 }
 
@@ -54,6 +54,7 @@ static vu_always_inline void complete(const struct vu_ring_ops *ops, struct vu_v
     struct vu_scratch *scratch = vring->pair->worker->scratch;
     const struct vu_device *device = vring->pair->device;
     struct vu_chain *chain = &scratch->rx[0];
+    const struct vu_tally none = {0};
     int error = look(ops, vring, VU_ACK, &scratch->rx_pieces, chain);
 
     if (vu_unlikely(!error && !chain->length))
@@ -72,7 +73,8 @@ static vu_always_inline void complete(const struct vu_ring_ops *ops, struct vu_v
     chain->written = 1;
     if (vu_logs(ops, device))
         vu_log_mark_pieces(device->log, device->memory, &scratch->rx_pieces.piece[chain->first], 0, 1);
-    vu_ring_finish(ops, vring, chain, 1, VU_OK);
+    vu_ring_publish(ops, vring, chain, 1, &none);
+    vu_ring_finish(ops, vring, 1, VU_OK);
 }
 
 /* Copies out the command at the ring's position.  VU_OK, VU_FETCH_EMPTY, VU_FETCH_MISS or enum vu_error. */

@@ -30,7 +30,7 @@ static vu_always_inline int fetch(const struct vu_ring_ops *ops, struct tx *tx)
     struct vu_pieces *pieces = &tx->scratch->tx_pieces;
     uint64_t held = 0;
 
-    pieces->used = pieces->walked = 0;
+    vu_pieces_begin(pieces, VU_PIECES);
     if (!ops->general)
         tx->run = ops->fetch_run(tx->vring, memory, VU_BURST, VU_TX, pieces, tx->scratch->tx, &held);
     for (tx->fetched = tx->run; tx->fetched < VU_BURST && pieces->walked < VU_BURST_PIECES; tx->fetched++) {
@@ -322,11 +322,11 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
             burst_to_nowhere(ops, &tx, burst, VU_DROP_PORT_DOWN);
         }
     }
-    vu_count_tally(&tx.vring->counters, &tx.tally);
     burst->packets += tx.done;
     burst->cost += tx.done * VU_COST_FRAME + tx.scratch->tx_pieces.walked * VU_COST_PIECE;
     /* A port that would block, or a fault, leaves chains behind: they are met again, and so is the error. */
-    vu_ring_finish(ops, tx.vring, tx.scratch->tx, tx.done, tx.done == tx.fetched ? error : VU_OK);
+    vu_ring_publish(ops, tx.vring, tx.scratch->tx, tx.done, &tx.tally);
+    vu_ring_finish(ops, tx.vring, tx.done, tx.done == tx.fetched ? error : VU_OK);
     return tx.done;
 }
 

@@ -19,7 +19,7 @@
 
 #define VU_FDB_WAYS 8 /* a cache line */
 #define VU_FDB_SETS 512
-#define VU_FDB_SHARE 1024    /* addresses of one member */
+#define VU_FDB_SHARE 1024    /* addresses of one member, but for those that were known of another */
 #define VU_FDB_MEMBERS 1024u /* numbers 1 to this; 0 is nobody */
 
 struct vu_fdb {

@@ -26,7 +26,7 @@ static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_p
 {
     *rx = (struct vu_enqueue){
         .vring = &pair->vring[VU_RX], .device = pair->device, .scratch = scratch, .walk = VU_PIECES};
-    rx->scratch->rx_pieces.used = rx->scratch->rx_pieces.walked = 0;
+    vu_pieces_begin(&rx->scratch->rx_pieces, VU_PIECES);
 }
 
 /* Whether this burst's own space does for one more frame; false only after it was given one. */
@@ -46,6 +46,9 @@ static vu_always_inline bool vu_enqueue_fetch(const struct vu_ring_ops *ops, str
     result = ops->fetch(ops->general, rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
                         &rx->scratch->rx_pieces, chain);
     if (vu_unlikely(result)) {
+        /* What does not fit is not walked again for the next frame. */
+        if (result == VU_FETCH_FULL)
+            rx->walk = 0;
         rx->error = result < 0 ? result : VU_OK;
         rx->empty = result == VU_FETCH_EMPTY;
         return false;
@@ -115,8 +118,9 @@ static vu_always_inline void vu_enqueue_header(uint8_t *to, const struct vu_net_
     memcpy(to + VU_NET_HDR_LEGACY_SIZE, &number, sizeof(number));
 }
 
-/* What nearly always is: a frame in one piece of at least VU_FILTER_HEAD bytes, whose header says nothing,
-   into a chain of the run, for a modern guest without filters.  False: the chain does not hold it. */
+/* What nearly always is: a frame in one piece, whose header says nothing, into a chain of the run, for a
+   modern guest without filters.  decided: as below, of a frame that has so many bytes.  False: the chain does
+   not hold it. */
 static vu_always_inline bool vu_enqueue_plain(struct vu_chain *chain, const struct iovec *piece,
                                               const uint8_t *decided, const uint8_t *frame, uint64_t length)
 {
@@ -272,8 +276,8 @@ static vu_always_inline int vu_enqueue_copy(const struct vu_ring_ops *ops, struc
 
 static vu_always_inline void vu_enqueue_end(const struct vu_ring_ops *ops, struct vu_enqueue *rx)
 {
-    vu_count_tally(&rx->vring->counters, &rx->tally);
-    vu_ring_finish(ops, rx->vring, rx->scratch->rx, rx->used, rx->error);
+    vu_ring_publish(ops, rx->vring, rx->scratch->rx, rx->used, &rx->tally);
+    vu_ring_finish(ops, rx->vring, rx->used, rx->error);
 }
 
 #endif

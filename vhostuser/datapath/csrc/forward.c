@@ -7,10 +7,12 @@
 #include "packed.h"
 #include "split.h"
 
-/* Descriptors of a receiver that are looked at in its fill, used or not, for each frame and weight: empty
-   ones by the thousand are its own making, and the sender's time. */
+/* What a fill looks at of its receiver's descriptors and their pieces, used or not, for each frame and
+   weight: empty ones by the thousand are the receiver's making, and the sender's time. */
 #define WALK_OF_FRAME 64
-/* And before these count: what one frame may need, and a burst's own. */
+/* And before this counts: what one frame may need, and a burst's own.  A chain of more pieces breaks its
+ * ring.
+ */
 #define WALK_AT_ONCE (VU_BURST_PIECES + VU_RX_CHAINS)
 
 /* Some frames of a burst on their way into one ring, whose lock is held. */
@@ -36,7 +38,17 @@ static bool may_walk_on(const struct fill *fill, uint32_t walked)
 static vu_always_inline void begin(struct fill *fill, struct vu_pair *to)
 {
     vu_enqueue_begin(&fill->rx, to, fill->sending->worker->scratch);
-    fill->rx.walk = WALK_AT_ONCE;
+    fill->rx.walk = fill->rx.scratch->rx_pieces.most = WALK_AT_ONCE;
+}
+
+/* left: frames of the burst that were neither published nor dropped, once this is. */
+static vu_always_inline void end(const struct vu_ring_ops *ops, struct fill *fill, uint64_t left)
+{
+    struct vu_enqueue *rx = &fill->rx;
+
+    vu_ring_publish(ops, rx->vring, rx->scratch->rx, rx->used, &rx->tally);
+    fill->sending->left = left;
+    vu_ring_finish(ops, rx->vring, rx->used, rx->error);
 }
 
 /* Space for more frames, when this burst's own is used up: another one begins, unless nothing came of this
@@ -50,8 +62,7 @@ static vu_always_inline void make_room(const struct vu_ring_ops *ops, struct fil
     if (!may_walk_on(fill, fill->walked + rx->scratch->rx_pieces.walked))
         return;
     fill->walked += rx->scratch->rx_pieces.walked;
-    vu_enqueue_end(ops, rx);
-    fill->sending->left = left;
+    end(ops, fill, left);
     begin(fill, rx->vring->pair);
 }
 
@@ -151,11 +162,11 @@ static vu_always_inline uint64_t fill_plain(struct fill *fill, uint64_t chosen)
    sender: no driver makes one. */
 static vu_always_inline void judge(struct fill *fill)
 {
-    uint32_t walked = fill->rx.scratch->rx_pieces.walked;
+    uint32_t found = fill->rx.scratch->rx_pieces.descriptors;
 
-    if (vu_unlikely(walked > WALK_AT_ONCE + 2 * VU_INDIRECT_MIN))
+    if (vu_unlikely(found > WALK_AT_ONCE + 2 * VU_INDIRECT_MIN))
         fill->rx.error =
-            vu_trouble(fill->rx.vring, VU_ERR_CHAIN_LENGTH, fill->rx.vring->position, walked, 0, 0);
+            vu_trouble(fill->rx.vring, VU_ERR_CHAIN_LENGTH, fill->rx.vring->position, found, 0, 0);
 }
 
 /* The frames of `chosen` into one ring, whose lock is held. */
@@ -194,7 +205,7 @@ static vu_always_inline void fill_ring(const struct vu_ring_ops *ops, struct vu_
                             vu_cost_bytes(fill.bytes);
     if (vu_likely(runs)) {
         judge(&fill);
-        vu_enqueue_end(ops, &fill.rx);
+        end(ops, &fill, 0);
     }
 }
 

@@ -160,9 +160,21 @@ struct vu_chain {
 
 struct vu_pieces {
     uint32_t used;
-    uint32_t walked; /* descriptors read: those without bytes cost time as well and are no piece */
+    uint32_t most;        /* of `used`: VU_PIECES, or less where others wait */
+    uint32_t walked;      /* what it cost: descriptors read, those without bytes, too, and further pieces */
+    uint32_t descriptors; /* alone, of chains that a run did not take */
     struct iovec piece[VU_PIECES];
 };
+
+/* A piece behind the first of its descriptor takes a search in a table, and weighs as much as this many
+   descriptors. */
+#define VU_WALK_PIECE 2
+
+static vu_always_inline void vu_pieces_begin(struct vu_pieces *pieces, uint32_t most)
+{
+    pieces->used = pieces->walked = pieces->descriptors = 0;
+    pieces->most = most;
+}
 
 /* Further directions of fetch: the two sides of a chain that has both, as a control ring's have. */
 #define VU_ACK 2

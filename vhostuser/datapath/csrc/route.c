@@ -107,7 +107,7 @@ uint32_t vu_forward_longest(const struct vu_forward *forward)
     uint8_t type = header->gso_type & (uint8_t)~VU_GSO_ECN, words = 5 << 4;
     uint32_t headers = vu_read_le16(&header->csum_start);
 
-    if (type == VU_GSO_NONE)
+    if (forward->plain || type == VU_GSO_NONE)
         return forward->length;
     if (type == VU_GSO_UDP_L4)
         headers += 8;

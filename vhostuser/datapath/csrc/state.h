@@ -111,7 +111,8 @@ struct vu_pair {
 
 /* More pieces than this are copied together first: the kernel takes 1024, but charges for each. */
 #define VU_SYSCALL_PIECES 64
-/* Up to this many bytes a frame is copied on its way into a port (port_write.c). */
+/* Up to this many bytes a frame is copied on its way into a port (port_write.c), and out of it (port_read.h).
+ */
 #define VU_SHORT_FRAME 2048
 
 /* A transmit chain of the burst on its way into a port's fd. */
@@ -144,10 +145,11 @@ struct vu_forward {
 struct vu_incoming {
     struct vu_net_hdr header;
     int32_t result;
-    uint32_t room;  /* bytes of the frame that its chain takes */
-    uint8_t *bytes; /* where they are; all of it, once it has been saved */
+    uint32_t room;  /* bytes of the frame that its chain takes, where it is read into that */
+    uint8_t *bytes; /* where they are; all of it, if it is in the tail */
     struct iovec list[3];
-    uint8_t tail[VU_FRAME_MAX + VU_NET_HDR_SIZE]; /* the others */
+    /* The others; of a short one all, header included. */
+    uint8_t tail[VU_FRAME_MAX + 2 * VU_NET_HDR_SIZE];
 };
 
 /* The frames of one burst; a fault forgets them, and with them what was not published. */
@@ -196,7 +198,7 @@ struct vu_worker {
     struct vu_pair *queue_tail;
     struct vu_pair *spinning; /* looked at without being kicked; spin.h */
     enum vu_poll poll;
-    uint64_t now;  /* ns, at the last look on the clock; only of a worker that spins */
+    uint64_t now;   /* ns, at the last look on the clock; only of a worker that spins */
     uint64_t idle; /* since when nothing has been done, likewise; 0 after a sleep */
     struct vu_scratch *scratch;
     struct vu_uring *uring; /* NULL where the kernel has none for us */

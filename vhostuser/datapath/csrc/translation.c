@@ -14,11 +14,12 @@ int vu_translate_pieces(bool general, struct vu_vring *vring, const struct vu_me
 
         if (vu_unlikely(!host))
             return error;
-        if (vu_unlikely(pieces->used == VU_PIECES))
+        if (vu_unlikely(pieces->used == pieces->most))
             return VU_FETCH_FULL;
         here = VU_MIN(length, here);
         pieces->piece[pieces->used++] = (struct iovec){host, here};
         length -= here;
+        pieces->walked += length ? VU_WALK_PIECE : 0;
         address += here;
     }
     return VU_OK;

@@ -48,7 +48,7 @@ static vu_always_inline int vu_translate(bool general, struct vu_vring *vring, c
 
     /* A length of 0 fails the second comparison, and so does what ends behind the region. */
     if (vu_unlikely((general && vring->iommu) || offset >= region->size ||
-                    length - 1 >= region->size - offset || pieces->used == VU_PIECES))
+                    length - 1 >= region->size - offset || pieces->used == pieces->most))
         return vu_translate_pieces(general, vring, memory, address, length, access, pieces);
     pieces->piece[pieces->used++] = (struct iovec){region->host + offset, length};
     return VU_OK;
