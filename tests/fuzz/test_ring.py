@@ -66,16 +66,21 @@ def test_harness_finds_a_byte_too_many(builder: Builder, tmp_path: Path) -> None
         run([program, "-runs=0", f"-artifact_prefix={tmp_path}/", str(CORPUS)])
 
 
-def test_guest_that_changes_what_is_being_read(builder: Builder) -> None:
-    """desc, avail, tables, indices and headers flip on another CPU, for each kind of port and commands."""
-    program = builder.program(HARNESS / "stress_mutation.c", MEMORY)
+@pytest.mark.parametrize("flags", [MEMORY, FAST], ids=["sanitizers", "as-shipped"])
+def test_guest_that_changes_what_is_being_read(builder: Builder, flags: tuple[str, ...]) -> None:
+    """desc, avail, tables, indices and headers flip on another CPU.
 
-    out = run([program, "1000"])
+    Every kind of port, and commands; both formats and instances of the loops, asleep in between and polling.
+    """
+    program = builder.program(HARNESS / "stress_mutation.c", flags)
+
+    out = run([program, "250"])
 
     least_of = {"turns": 1000, "flips": 100_000, "packets": 100, "drops": 100, "broken": 100}
     least_of |= {"filtered": 10, "switched": 10, "commands": 100}
-    for what, least in least_of.items():
-        assert number(rf"{what} (\d+)", out) >= least, out
+    for line in ("split", "packed"):
+        for what, least in least_of.items():
+            assert number(rf"{line}: .*{what} (\d+)", out) >= least, out
 
 
 def test_pause_is_a_barrier(builder: Builder) -> None:
@@ -121,7 +126,7 @@ def test_lock_of_a_receive_ring_is_had_in_turn(builder: Builder) -> None:
         output = run([builder.program(HARNESS / "stress_ticket.c", flags), "2000"])
         waited = re.search(r"had (\d+), waited for (\d+) ", output)
         assert waited, output
-        assert int(waited[1]) > 4000
+        assert int(waited[1]) > 3000
         assert int(waited[2]) <= 3, output
 
 

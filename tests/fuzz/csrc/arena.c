@@ -166,6 +166,7 @@ void arena_swap_memory(struct arena *arena)
 void arena_begin(struct arena *arena, uint64_t features, int kind, uint32_t rx_size, uint32_t tx_size)
 {
     memset(arena->view, 0, ARENA_FILE_BYTES);
+    arena->packed = features & VU_F_RING_PACKED;
     arena->size[VU_RX] = rx_size;
     arena->size[VU_TX] = tx_size;
     arena->device = vu_device_new(7);
@@ -198,12 +199,15 @@ void arena_start(struct arena *arena, int ring)
                                    .avail = at + ARENA_AVAIL,
                                    .used = at + ARENA_USED,
                                    .size = arena->size[ring],
+                                   .base = arena->packed ? 0x80008000 : 0,
                                    .kick_fd = arena->kick[ring],
                                    .call_fd = arena->call[ring],
                                    .err_fd = arena->err[ring]};
 
     vu_worker_pause(arena->worker);
     vu_vring_stop(arena->pair, ring);
+    arena->slot[ring] = 0;
+    arena->wrap[ring] = true;
     vu_vring_set_enabled(arena->pair, ring, VU_RING_ENABLED);
     arena_require(vu_vring_start(arena->pair, ring, &setup) == VU_OK);
     vu_worker_resume(arena->worker);

@@ -35,7 +35,11 @@ struct arena {
     struct vu_worker *worker;
     struct vu_device *device;
     struct vu_pair *pair;
+    bool packed;
     uint32_t size[2];
+    /* Packed: where the driver offers next, and the lap's bit there. */
+    uint32_t slot[2];
+    bool wrap[2];
     int kick[2];
     int call[2];
     int err[2];
@@ -55,8 +59,8 @@ void arena_close(struct arena *arena);
 void arena_swap_memory(struct arena *arena);
 void arena_start(struct arena *arena, int ring);
 void arena_kick(struct arena *arena, int ring);
-/* Behind an IOMMU: guest addresses are I/O addresses, and the rings' user addresses as well.  Answers each miss
-   with its page, or with a refusal where there is none; whether there was one. */
+/* Behind an IOMMU: guest addresses are I/O addresses, and the rings' user addresses as well.  Answers each
+   miss with its page, or with a refusal where there is none; whether there was one. */
 bool arena_answer(struct arena *arena);
 /* Takes what was reported and what the port sent. */
 void arena_drain(struct arena *arena);
@@ -94,14 +98,72 @@ static inline void arena_write_desc(struct vu_desc *desc, uint64_t gpa, uint32_t
     vu_write_le16(&desc->next, next);
 }
 
-/* Shows `head` as the next chain. */
-static inline void arena_offer(struct arena *arena, int ring, uint16_t head)
+static inline struct vu_packed_desc *arena_packed(struct arena *arena, int ring)
+{
+    return (struct vu_packed_desc *)(void *)(arena->view + ring * ARENA_RING_BYTES);
+}
+
+/* The same fields where the packed format has them; whether it is available stays as it is. */
+static inline void arena_write_packed(struct vu_packed_desc *desc, uint64_t gpa, uint32_t length,
+                                      uint16_t flags, uint16_t id)
+{
+    vu_write_le64(&desc->gpa, gpa);
+    vu_write_le32(&desc->length, length);
+    vu_write_le16(&desc->id, id);
+    vu_write_le16(&desc->flags, flags | (vu_read_le16(&desc->flags) & (VU_PACKED_AVAIL | VU_PACKED_USED)));
+}
+
+/* A descriptor of a ring or of a table, in the format of the rings. */
+static inline void arena_write(struct arena *arena, struct vu_desc *desc, uint64_t gpa, uint32_t length,
+                               uint16_t flags, uint16_t next)
+{
+    if (arena->packed)
+        arena_write_packed((struct vu_packed_desc *)(void *)desc, gpa, length, flags, next);
+    else
+        arena_write_desc(desc, gpa, length, flags, next);
+}
+
+/* Shows `head` as the next chain; packed: whatever stands in the next slot, with that id. */
+static inline void arena_offer_packed(struct arena *arena, int ring, uint16_t id)
+{
+    struct vu_packed_desc *desc = &arena_packed(arena, ring)[arena->slot[ring]];
+    uint16_t flags = vu_read_le16(&desc->flags) & (uint16_t) ~(VU_PACKED_AVAIL | VU_PACKED_USED);
+
+    vu_write_le16(&desc->id, id);
+    vu_release_le16(&desc->flags, flags | (arena->wrap[ring] ? VU_PACKED_AVAIL : VU_PACKED_USED));
+    if (++arena->slot[ring] >= arena->size[ring]) {
+        arena->slot[ring] = 0;
+        arena->wrap[ring] = !arena->wrap[ring];
+    }
+}
+
+static inline void arena_offer_split(struct arena *arena, int ring, uint16_t head)
 {
     struct vu_avail *avail = arena_avail(arena, ring);
     uint16_t idx = vu_read_le16(&avail->idx);
 
     vu_write_le16(&avail->ring[idx & (arena->size[ring] - 1)], head);
     vu_release_le16(&avail->idx, (uint16_t)(idx + 1));
+}
+
+static inline void arena_offer(struct arena *arena, int ring, uint16_t head)
+{
+    if (arena->packed)
+        arena_offer_packed(arena, ring, head);
+    else
+        arena_offer_split(arena, ring, head);
+}
+
+/* Whether the driver's next slot has come back. */
+static inline bool arena_has_room(struct arena *arena, int ring)
+{
+    uint16_t bits = VU_PACKED_AVAIL | VU_PACKED_USED, flags;
+
+    if (!arena->packed)
+        return (uint16_t)(vu_read_le16(&arena_avail(arena, ring)->idx) -
+                          vu_read_le16(&arena_used(arena, ring)->idx)) < arena->size[ring] / 2;
+    flags = vu_read_le16(&arena_packed(arena, ring)[arena->slot[ring]].flags) & bits;
+    return flags == (arena->wrap[ring] ? 0 : bits);
 }
 
 /* Ends the process with a message; `assert` that NDEBUG cannot take away. */

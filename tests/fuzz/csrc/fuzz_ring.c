@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The input is a list of what a hostile guest does between turns.  After each turn: the used index has moved
- * by no more than what was available, nothing was written but used rings and what a writable descriptor
- * names, and nothing is left fetched.  The sanitizers see the rest.
+ * The input is a list of what a hostile guest does between turns of a worker that waits in any of the ways,
+ * on rings of either format.  After each turn: the used index has moved by no more than what was available,
+ * nothing was written but used rings (packed: but the half of a descriptor that is) and what a writable
+ * descriptor names, and nothing is left fetched.  The sanitizers see the rest.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 
 #define MOST_OPERATIONS 200
 #define MOST_TURNS 64
+#define MOST_LOOKS 3 /* turns of a worker that polls: it never says that it has nothing left */
 #define MOST_SWAPS 2 /* twelve system calls each */
 #define PLAIN_FEATURES \
     (VU_F_CSUM | VU_F_HOST_TSO4 | VU_F_HOST_TSO6 | VU_F_HOST_UFO | VU_F_HOST_USO | VU_F_HOST_ECN)
@@ -101,7 +103,7 @@ static void choose_desc(struct input *input, struct vu_desc *desc)
     } else if (length >= 0xfff0) {
         length |= 0xffff0000;
     }
-    arena_write_desc(desc, gpa, length, flags & 7, flags & 32 ? (uint16_t)(next << 8) : next);
+    arena_write(&arena, desc, gpa, length, flags & 7, flags & 32 ? (uint16_t)(next << 8) : next);
 }
 
 /* What the back-end may write: the ranges of every writable descriptor that a receive chain could reach. */
@@ -109,11 +111,18 @@ struct writable {
     bool self_modifying; /* one of them covers rings or tables: then there is no saying */
 };
 
+static uint16_t flags_of(const struct vu_desc *desc)
+{
+    const struct vu_packed_desc *packed = (const void *)desc;
+
+    return vu_read_le16(arena.packed ? &packed->flags : &desc->flags);
+}
+
 static void allow(struct writable *writable, const struct vu_desc *desc)
 {
     uint64_t gpa = vu_read_le64(&desc->gpa), length = vu_read_le32(&desc->length), room;
 
-    if (!(vu_read_le16(&desc->flags) & VU_DESC_WRITE))
+    if (!(flags_of(desc) & VU_DESC_WRITE))
         return;
     while (length) {
         int64_t at = arena_offset(gpa, &room);
@@ -139,7 +148,7 @@ static struct writable allow_all(void)
     for (uint32_t i = 0; i < arena.size[VU_RX]; i++) {
         const struct vu_desc *desc = (const struct vu_desc *)(const void *)before + i;
 
-        if (vu_read_le16(&desc->flags) & VU_DESC_INDIRECT) {
+        if (flags_of(desc) & VU_DESC_INDIRECT) {
             uint64_t gpa = vu_read_le64(&desc->gpa), length = vu_read_le32(&desc->length);
 
             for (uint64_t done = 0; done + 16 <= length && done < 16 * 1024; done += 16) {
@@ -165,22 +174,29 @@ static struct writable allow_all(void)
     return writable;
 }
 
+/* What the device may write of a ring itself. */
+static bool is_used(size_t at)
+{
+    uint32_t size = arena.size[at / ARENA_RING_BYTES];
+
+    at %= ARENA_RING_BYTES;
+    if (arena.packed)
+        return (at < 16 * (size_t)size && at % 16 >= 8) || (at >= ARENA_USED && at < ARENA_USED + 4);
+    return at >= ARENA_USED && at < ARENA_USED + 6 + 8 * (size_t)size;
+}
+
 static void hold_against_descriptors(void)
 {
     int32_t level = 0;
 
     for (size_t at = 0; at < ARENA_FILE_BYTES; at++) {
-        size_t in_ring = at % ARENA_RING_BYTES;
-        bool in_used = at < ARENA_TABLES && in_ring >= ARENA_USED &&
-                       in_ring < ARENA_USED + 6 + 8 * (size_t)arena.size[at / ARENA_RING_BYTES];
-
         level += steps[at];
-        arena_require(before[at] == arena.view[at] || level > 0 || in_used);
+        arena_require(before[at] == arena.view[at] || level > 0 || (at < ARENA_TABLES && is_used(at)));
     }
 }
 
-/* Chains that may be taken: those shown now, and those shown before that the guest would like to take back.  An
-   index that is too far ahead is not when those shown before have been taken first. */
+/* Chains that may be taken: those shown now, and those shown before that the guest would like to take back.
+   An index that is too far ahead is not when those shown before have been taken first. */
 static uint16_t pending(int ring)
 {
     uint16_t used = vu_read_le16(&arena_used(&arena, ring)->idx);
@@ -195,6 +211,7 @@ static uint16_t pending(int ring)
 
 static void turn(void)
 {
+    const int most_turns = arena.worker->poll == VU_POLL_EVENT ? MOST_TURNS : MOST_LOOKS;
     uint32_t result;
     int turns = 0;
 
@@ -215,6 +232,10 @@ static void turn(void)
                     const struct vu_vring *vring = &arena.pair->vring[ring];
                     uint16_t now = vu_read_le16(&arena_used(&arena, ring)->idx);
 
+                    if (arena.packed) {
+                        arena_require(vring->position < arena.size[ring]);
+                        continue;
+                    }
                     arena_require((uint16_t)(now - used[ring]) <= most[ring]);
                     arena_require(vring->state != VU_VRING_RUNNING || vring->position == now);
                 }
@@ -224,7 +245,7 @@ static void turn(void)
         arena_drain(&arena);
         if (arena_answer(&arena))
             result |= VU_TURN_MORE;
-    } while (result & VU_TURN_MORE && ++turns < MOST_TURNS);
+    } while (result & VU_TURN_MORE && ++turns < most_turns);
 }
 
 static void operate(struct input *input)
@@ -253,7 +274,10 @@ static void operate(struct input *input)
             arena_offer(&arena, ring, (uint16_t)head);
         break;
     case 8:
-        vu_write_le16(&arena_avail(&arena, ring)->idx, next16(input));
+        if (arena.packed)
+            vu_write_le16(&arena_packed(&arena, ring)[next8(input)].flags, next16(input));
+        else
+            vu_write_le16(&arena_avail(&arena, ring)->idx, next16(input));
         break;
     case 9:
         vu_write_le16(&arena_avail(&arena, ring)->ring[next8(input)], next16(input));
@@ -304,10 +328,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint64_t features = (choice & 1 ? VU_F_EVENT_IDX : 0) | (choice & 2 ? VU_F_INDIRECT_DESC : 0) |
                         (choice & 4 ? VU_F_MRG_RXBUF : 0) | (choice & 8 ? VU_F_VERSION_1 : 0) |
                         (choice & 16 ? PLAIN_FEATURES : 0) | (choice & 32 ? GUEST_FEATURES : 0) |
-                        (choice & 64 ? VU_F_ACCESS_PLATFORM : 0);
+                        (choice & 64 ? VU_F_ACCESS_PLATFORM : 0) | (choice & 128 ? VU_F_RING_PACKED : 0);
+    uint8_t rest = next8(&input);
 
     swaps = 0;
-    arena_begin(&arena, features, kind % 5, 1U << (kind >> 4) % 9, 1U << next8(&input) % 9);
+    arena_begin(&arena, features, kind % 5, 1U << (kind >> 4) % 9, 1U << rest % 9);
+    arena.worker->poll = (enum vu_poll)(rest / 9 % 3);
     arena_start(&arena, VU_RX);
     arena_start(&arena, VU_TX);
     for (int i = 0; i < MOST_OPERATIONS && input.left; i++)

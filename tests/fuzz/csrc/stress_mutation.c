@@ -3,11 +3,13 @@
  * A guest that changes descriptors, tables, avail entries, indices and headers while they are being read, on
  * another CPU.  The sanitizers see what happens; used->idx stays where the device says that it is.
  *
- *     stress_mutation MILLISECONDS   for each kind of port, a control ring among them
+ *     stress_mutation MILLISECONDS   for each kind of port, a control ring among them, either ring format,
+ * the fast and the general instance, and a worker that sleeps and one that polls
  */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -39,12 +41,20 @@ static void flip_desc(struct vu_desc *desc, int ring, uint32_t *state)
 {
     uint32_t choice = draw(state), value = draw(state);
 
+    struct vu_packed_desc *packed = (struct vu_packed_desc *)(void *)desc;
+
     switch (choice % 8) {
     case 0:
-        vu_write_le16(&desc->next, value % (choice & 0x1000 ? SIZE : 0x10000));
+        vu_write_le16(arena.packed ? &packed->id : &desc->next,
+                      (uint16_t)(value % (choice & 0x1000 ? SIZE : 0x10000)));
         break;
     case 1:
-        vu_write_le16(&desc->flags, (uint16_t)(value & 7));
+        if (!arena.packed)
+            vu_write_le16(&desc->flags, (uint16_t)(value & 7));
+        else if (choice & 0xff00)
+            vu_write_le16(&packed->flags, (uint16_t)((vu_read_le16(&packed->flags) & ~7U) | (value & 7)));
+        else
+            vu_write_le16(&packed->flags, (uint16_t)value);
         break;
     case 2:
         vu_write_le64(&desc->gpa, choice & 0x100 ? value : ARENA_BORDER - value % 4096);
@@ -53,10 +63,10 @@ static void flip_desc(struct vu_desc *desc, int ring, uint32_t *state)
         vu_write_le32(&desc->length, choice & 0x100 ? value : value % 200);
         break;
     default:
-        arena_write_desc(desc, ARENA_GPA + ARENA_BUFFERS + value % 0x10000, 20 + value % 3000,
-                         (uint16_t)(ring == VU_RX ? VU_DESC_WRITE : 0), 0);
+        arena_write(&arena, desc, ARENA_GPA + ARENA_BUFFERS + value % 0x10000, 20 + value % 3000,
+                    (uint16_t)(ring == VU_RX ? VU_DESC_WRITE : 0), 0);
         if (choice & 0x100)
-            arena_write_desc(desc, ARENA_GPA + ARENA_TABLES, 16 + 16 * (value % 8), VU_DESC_INDIRECT, 0);
+            arena_write(&arena, desc, ARENA_GPA + ARENA_TABLES, 16 + 16 * (value % 8), VU_DESC_INDIRECT, 0);
     }
 }
 
@@ -71,7 +81,9 @@ static void *mutate(void *unused)
 
         switch (choice % 16) {
         case 0:
-            if (choice % 1024 == 0)
+            if (choice % 1024 == 0 && arena.packed)
+                arena_offer(&arena, ring, (uint16_t)value);
+            else if (choice % 1024 == 0)
                 vu_write_le16(&arena_avail(&arena, ring)->idx, (uint16_t)value);
             break;
         case 1:
@@ -95,9 +107,8 @@ static void *mutate(void *unused)
             flip_desc(&arena_desc(&arena, ring)[value % SIZE], ring, &state);
             break;
         default:
-            /* What keeps the traffic going. */
-            if ((uint16_t)(vu_read_le16(&arena_avail(&arena, ring)->idx) -
-                           vu_read_le16(&arena_used(&arena, ring)->idx)) < SIZE / 2)
+            /* What keeps the traffic going: packed, past what can never come back, too. */
+            if (arena_has_room(&arena, ring) || (arena.packed && choice % 4096 < 256))
                 arena_offer(&arena, ring, (uint16_t)(value % SIZE));
         }
         flips++;
@@ -117,25 +128,28 @@ static void restart(int ring)
 {
     bool commands = ring == VU_RX && arena.pair->port_kind == VU_PORT_CONTROL;
 
-    vu_write_le16(&arena_avail(&arena, ring)->idx, vu_read_le16(&arena_used(&arena, ring)->idx));
+    if (arena.packed)
+        memset(arena_packed(&arena, ring), 0, SIZE * sizeof(struct vu_packed_desc));
+    else
+        vu_write_le16(&arena_avail(&arena, ring)->idx, vu_read_le16(&arena_used(&arena, ring)->idx));
     for (int i = 0; i < SIZE; i++) {
         uint16_t flags = ring == VU_RX ? VU_DESC_WRITE : 0;
 
         if (commands && i % 2 == 0)
             flags = VU_DESC_NEXT;
-        arena_write_desc(&arena_desc(&arena, ring)[i], ARENA_GPA + ARENA_BUFFERS + 1024U * (unsigned)i, 1024,
-                         flags, (uint16_t)(i + 1));
+        arena_write(&arena, &arena_desc(&arena, ring)[i], ARENA_GPA + ARENA_BUFFERS + 1024U * (unsigned)i,
+                    1024, flags, (uint16_t)(i + 1));
     }
     arena.pair = pairs[ring];
     arena_start(&arena, ring);
     arena.pair = pairs[VU_TX];
 }
 
-static void begin(int kind)
+static void begin(int kind, uint64_t features)
 {
     struct vu_device *receiver;
 
-    arena_begin(&arena, FEATURES, kind, SIZE, SIZE);
+    arena_begin(&arena, FEATURES | features, kind, SIZE, SIZE);
     pairs[VU_RX] = pairs[VU_TX] = arena.pair;
     if (kind != VU_PORT_SWITCH)
         return;
@@ -145,7 +159,8 @@ static void begin(int kind)
     vu_worker_pause(arena.worker);
     vu_memory_get(arena.memory);
     vu_device_set_memory(receiver, arena.memory);
-    vu_device_set_features(receiver, VU_F_VERSION_1 | VU_F_MRG_RXBUF | VU_F_INDIRECT_DESC | VU_F_EVENT_IDX);
+    vu_device_set_features(receiver,
+                           VU_F_VERSION_1 | VU_F_MRG_RXBUF | VU_F_INDIRECT_DESC | VU_F_EVENT_IDX | features);
     arena_require(vu_switch_join(lan, arena.device) && vu_switch_join(lan, receiver));
     pairs[VU_RX] = vu_pair_new(receiver, arena.worker, 0);
     arena_require(pairs[VU_RX] && vu_pair_set_port(pairs[VU_RX], kind, -1, 0, 0) == VU_OK);
@@ -187,73 +202,95 @@ static uint64_t answer(void)
     return found;
 }
 
-int main(int argc, char **argv)
+struct sums {
+    uint64_t turns, packets, drops, filtered, commands, switched;
+};
+
+static void stress(int kind, uint64_t features, enum vu_poll poll, double span, struct sums *sums)
 {
-    static const int kinds[] = {VU_PORT_FD,     VU_PORT_ECHO,   VU_PORT_SINK,
-                                VU_PORT_SOURCE, VU_PORT_SWITCH, VU_PORT_CONTROL};
     /* Lets the frames of the port through, which go to address 0. */
     static const struct vu_filter filter = {.unicast = VU_ACCEPT_LISTED,
                                             .multicast = VU_ACCEPT_LISTED,
                                             .broadcast = VU_ACCEPT_ALL,
                                             .tagged = VU_ACCEPT_LISTED,
                                             .mac_count = 1};
-    double span = argc > 1 ? atof(argv[1]) : 500;
-    uint64_t turns = 0, packets = 0, drops = 0, filtered = 0, commands = 0, switched = 0;
     static uint8_t frame[512];
+    double last = now() + span;
+    pthread_t thread;
+
+    begin(kind, features);
+    vu_worker_pause(arena.worker);
+    arena.worker->poll = poll;
+    /* Of frames between guests it would leave next to nothing; without any there are the tightest loops. */
+    if (kind != VU_PORT_SWITCH && poll == VU_POLL_EVENT)
+        vu_device_set_filter(pairs[VU_RX]->device, &filter);
+    if (kind == VU_PORT_CONTROL)
+        arena_require(vu_pair_set_control(arena.pair) == VU_OK);
+    vu_worker_resume(arena.worker);
+    restart(VU_RX);
+    restart(VU_TX);
+    __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
+    arena_require(pthread_create(&thread, NULL, mutate, NULL) == 0);
+    while (now() < last) {
+        frame[12] = sums->turns & 1 ? 2 : 0; /* every other one is not for this guest */
+        if (kind == VU_PORT_FD)
+            (void)!send(arena.network, frame, 12 + sums->turns % 500, MSG_DONTWAIT);
+        arena_kick(&arena, VU_RX);
+        arena_kick(&arena, VU_TX);
+        vu_worker_turn(arena.worker, 0);
+        sums->turns++;
+        sums->commands += answer();
+        arena_drain(&arena);
+        for (int ring = 0; ring < 2; ring++) {
+            const struct vu_vring *vring = &pairs[ring]->vring[ring];
+
+            if (vring->state != VU_VRING_RUNNING)
+                restart(ring);
+            else if (arena.packed)
+                arena_require(vring->position < SIZE);
+            else
+                arena_require(vring->position == vu_read_le16(&arena_used(&arena, ring)->idx));
+        }
+    }
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    for (int ring = 0; ring < 2; ring++) {
+        sums->packets += pairs[ring]->vring[ring].counters.packets;
+        for (int i = 0; i < VU_DROP_COUNT; i++)
+            sums->drops += pairs[ring]->vring[ring].counters.drops[i];
+        sums->filtered += pairs[ring]->vring[ring].counters.drops[VU_DROP_FILTERED];
+    }
+    if (kind == VU_PORT_SWITCH)
+        sums->switched += pairs[VU_RX]->vring[VU_RX].counters.packets;
+    end();
+}
+
+int main(int argc, char **argv)
+{
+    static const int kinds[] = {VU_PORT_FD,     VU_PORT_ECHO,   VU_PORT_SINK,
+                                VU_PORT_SOURCE, VU_PORT_SWITCH, VU_PORT_CONTROL};
+    static const uint64_t instances[] = {0, VU_F_LOG_ALL};
+    static const enum vu_poll polls[] = {VU_POLL_EVENT, VU_POLL_BUSY};
+    double span = argc > 1 ? atof(argv[1]) : 500;
 
     arena_open(&arena);
-    for (unsigned kind = 0; kind < VU_ARRAY_SIZE(kinds); kind++) {
-        double last = now() + span;
-        pthread_t thread;
+    for (int packed = 0; packed < 2; packed++) {
+        struct sums sums = {0};
+        uint64_t broken = arena.broken, flipped = flips;
 
-        begin(kinds[kind]);
-        vu_worker_pause(arena.worker);
-        /* Of frames between guests it would leave next to nothing. */
-        if (kinds[kind] != VU_PORT_SWITCH)
-            vu_device_set_filter(pairs[VU_RX]->device, &filter);
-        if (kinds[kind] == VU_PORT_CONTROL)
-            arena_require(vu_pair_set_control(arena.pair) == VU_OK);
-        vu_worker_resume(arena.worker);
-        restart(VU_RX);
-        restart(VU_TX);
-        __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
-        arena_require(pthread_create(&thread, NULL, mutate, NULL) == 0);
-        while (now() < last) {
-            frame[12] = turns & 1 ? 2 : 0; /* every other one is not for this guest */
-            if (kinds[kind] == VU_PORT_FD)
-                (void)!send(arena.network, frame, 12 + turns % 500, MSG_DONTWAIT);
-            arena_kick(&arena, VU_RX);
-            arena_kick(&arena, VU_TX);
-            vu_worker_turn(arena.worker, 0);
-            turns++;
-            commands += answer();
-            arena_drain(&arena);
-            for (int ring = 0; ring < 2; ring++) {
-                const struct vu_vring *vring = &pairs[ring]->vring[ring];
-
-                if (vring->state == VU_VRING_RUNNING)
-                    arena_require(vring->position == vu_read_le16(&arena_used(&arena, ring)->idx));
-                else
-                    restart(ring);
-            }
-        }
-        __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
-        pthread_join(thread, NULL);
-        for (int ring = 0; ring < 2; ring++) {
-            packets += pairs[ring]->vring[ring].counters.packets;
-            for (int i = 0; i < VU_DROP_COUNT; i++)
-                drops += pairs[ring]->vring[ring].counters.drops[i];
-            filtered += pairs[ring]->vring[ring].counters.drops[VU_DROP_FILTERED];
-        }
-        if (kinds[kind] == VU_PORT_SWITCH)
-            switched = pairs[VU_RX]->vring[VU_RX].counters.packets;
-        end();
+        for (unsigned kind = 0; kind < VU_ARRAY_SIZE(kinds); kind++)
+            for (unsigned instance = 0; instance < VU_ARRAY_SIZE(instances); instance++)
+                for (unsigned poll = 0; poll < VU_ARRAY_SIZE(polls); poll++)
+                    stress(kinds[kind], instances[instance] | (packed ? VU_F_RING_PACKED : 0), polls[poll],
+                           span, &sums);
+        printf("%s: turns %llu flips %llu packets %llu drops %llu filtered %llu switched %llu commands %llu "
+               "broken %llu\n",
+               packed ? "packed" : "split", (unsigned long long)sums.turns,
+               (unsigned long long)(flips - flipped), (unsigned long long)sums.packets,
+               (unsigned long long)sums.drops, (unsigned long long)sums.filtered,
+               (unsigned long long)sums.switched, (unsigned long long)sums.commands,
+               (unsigned long long)(arena.broken - broken));
     }
-    printf("turns %llu flips %llu packets %llu drops %llu filtered %llu switched %llu commands %llu broken "
-           "%llu\n",
-           (unsigned long long)turns, (unsigned long long)flips, (unsigned long long)packets,
-           (unsigned long long)drops, (unsigned long long)filtered, (unsigned long long)switched,
-           (unsigned long long)commands, (unsigned long long)arena.broken);
     arena_close(&arena);
     return 0;
 }
