@@ -11,14 +11,6 @@
 /* Looks between two questions to the kernel, which cost about as much as ten of them. */
 #define LOOKS 64
 
-#if defined(__x86_64__)
-#define relax() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define relax() __asm__ volatile("yield")
-#else
-#define relax() ((void)0)
-#endif
-
 uint64_t vu_spin_clock(void)
 {
     struct timespec now;
@@ -143,15 +135,18 @@ void vu_spin_leave(struct vu_pair *pair)
     pair->spins = false;
 }
 
-void vu_spin_look(struct vu_worker *worker)
+bool vu_spin_look(struct vu_worker *worker)
 {
     bool found = false;
 
-    for (int i = 0; i < LOOKS && !found; i++) {
+    for (int i = 0; i < LOOKS; i++) {
         for (struct vu_pair *pair = worker->spinning; pair; pair = pair->next_spinning)
             found |= guarded(worker, pair, false);
-        relax();
+        if (found)
+            return i == 0;
+        vu_relax();
     }
+    return false;
 }
 
 void vu_spin_retire(struct vu_worker *worker)

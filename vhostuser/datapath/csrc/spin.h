@@ -19,8 +19,8 @@ void vu_spin_join(struct vu_pair *pair, bool worked);
 /* It is looked at no longer; its rings may be disarmed, so it has to be woken or stopped as well. */
 void vu_spin_leave(struct vu_pair *pair);
 /* Looks at every pair that is looked at, until one has work, which is queued then, or it is time to hear what
-   else has happened. */
-void vu_spin_look(struct vu_worker *worker);
+   else has happened.  Whether the first look found work. */
+bool vu_spin_look(struct vu_worker *worker);
 /* Lets pairs go whose time is over: their rings are armed first. */
 void vu_spin_retire(struct vu_worker *worker);
 

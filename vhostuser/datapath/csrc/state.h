@@ -199,7 +199,7 @@ struct vu_worker {
     struct vu_pair *spinning; /* looked at without being kicked; spin.h */
     enum vu_poll poll;
     uint64_t now;   /* ns, at the last look on the clock; only of a worker that spins */
-    uint64_t idle; /* since when nothing has been done, likewise; 0 after a sleep */
+    uint64_t since; /* all time until then has been accounted for, likewise; 0 after a sleep */
     struct vu_scratch *scratch;
     struct vu_uring *uring; /* NULL where the kernel has none for us */
     struct vu_guard guard;

@@ -250,24 +250,35 @@ static uint32_t serve_queue(struct vu_worker *worker)
     return cost;
 }
 
-/* Serves with an account of the time. */
+/* ns after which a worker that polls and has work asks the kernel what else has happened: that and the
+   borders of the turn cost as much as several frames. */
+#define ROUNDS_END 10000
+
+static void account(struct vu_worker *worker, uint64_t *sum)
+{
+    worker->now = vu_spin_clock();
+    vu_count(sum, worker->now - worker->since);
+    worker->since = worker->now;
+}
+
+/* Serves and looks, again and again, with an account of the time.  All of it is busy time but for looks in
+   vain. */
 static void serve_spinning(struct vu_worker *worker)
 {
     uint64_t end;
 
     worker->now = vu_spin_clock();
-    if (worker->idle)
-        vu_count(&worker->counters.idle_ns, worker->now - worker->idle);
-    worker->idle = worker->now;
-    if (serve_queue(worker)) {
-        end = vu_spin_clock();
-        vu_count(&worker->counters.busy_ns, end - worker->now);
-        worker->idle = worker->now = end;
-    }
-    if (worker->spinning && !worker->queue_head) {
-        vu_spin_look(worker);
-        vu_spin_retire(worker);
-    }
+    if (!worker->since)
+        worker->since = worker->now;
+    end = worker->now + ROUNDS_END;
+    do {
+        account(worker, serve_queue(worker) ? &worker->counters.busy_ns : &worker->counters.idle_ns);
+        if (!worker->spinning || worker->queue_head)
+            break;
+        if (!vu_spin_look(worker))
+            account(worker, &worker->counters.idle_ns);
+    } while (worker->queue_head && worker->now < end);
+    vu_spin_retire(worker);
 }
 
 void vu_worker_read_counters(const struct vu_worker *worker, struct vu_worker_counters *counters)
@@ -302,7 +313,7 @@ uint32_t vu_worker_turn(struct vu_worker *worker, int timeout_ms)
     vu_count(&worker->counters.turns, 1);
     if (sleeps) {
         vu_count(&worker->counters.sleeps, 1);
-        worker->idle = 0;
+        worker->since = 0;
     }
     if (worker->poll == VU_POLL_EVENT)
         serve_queue(worker);
