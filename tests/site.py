@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +204,11 @@ class InProcessSite(Site):
 
 @contextmanager
 def serving(
-    configs: list[DeviceConfig], workers: int = 0, poll: Poll = "event", postcopy: bool = False
+    configs: list[DeviceConfig],
+    workers: int = 0,
+    poll: Poll = "event",
+    postcopy: bool = False,
+    cpus: Sequence[int] = (),
 ) -> Iterator[tuple[Server, asyncio.AbstractEventLoop]]:
     """A server on a thread; when the block begins, front-ends can connect."""
     started, stop = threading.Event(), asyncio.Event()
@@ -212,7 +216,7 @@ def serving(
     errors: list[BaseException] = []
 
     async def serve() -> None:
-        async with Server(configs, workers=workers, poll=poll, postcopy=postcopy) as server:
+        async with Server(configs, workers=workers, cpus=cpus, poll=poll, postcopy=postcopy) as server:
             made.append((server, asyncio.get_running_loop()))
             started.set()
             await stop.wait()
