@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import struct
+import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.interop.server_process import vhostuser_program
 from vhostuser.cli.main import vhostuser
 
 QUICK = ["--seconds", "0.02", "--runs", "2", "--size", "64", "--poll", "event"]
@@ -51,6 +56,35 @@ def test_report_without_plots_is_one_file(tmp_path: Path) -> None:
     bench(*QUICK, "--work", "sink", "--json", tmp_path / "a.json")
     assert bench("report", tmp_path / "a.json", "--to", tmp_path / "r", "--no-plots").exit_code == 0
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["report.md"]
+
+
+def on_terminal(lines: int, columns: int, *words: str) -> str:
+    """What a terminal of that size was sent."""
+    terminal, program = os.openpty()
+    fcntl.ioctl(program, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    plain = {name: value for name, value in os.environ.items() if name not in {"LINES", "COLUMNS"}}
+    with subprocess.Popen(
+        [vhostuser_program(), "bench", *words], stdin=program, stdout=program, stderr=program, env=plain
+    ) as running:
+        os.close(program)
+        sent = b""
+        try:
+            while part := os.read(terminal, 4096):
+                sent += part
+        except OSError:  # the last to have it open is gone
+            pass
+    os.close(terminal)
+    assert running.returncode == 0, sent
+    return sent.decode()
+
+
+@pytest.mark.parametrize(("lines", "columns", "live"), [(24, 110, True), (3, 110, False), (24, 60, False)])
+def test_table_is_written_over_where_all_of_it_is_shown(lines: int, columns: int, live: bool) -> None:
+    sent = on_terminal(lines, columns, *QUICK, "--work", "sink")
+
+    assert ("\x1b[" in sent) == live
+    assert ("run 2: sink 64 B" in sent) != live
+    assert sent.rstrip().splitlines()[-1].startswith("sink 64 B, split 1024, event ")
 
 
 def test_driver_and_server_have_a_cpu_each() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,9 +148,10 @@ def _run(**typed: Any) -> None:
     lines = 0
 
     def show(series: Series | None) -> None:
-        nonlocal lines
+        nonlocal is_live, lines
+        text = table.table(made.series)
+        is_live = is_live and _fits(text)
         if is_live:
-            text = table.table(made.series)
             click.echo((_LINES_UP.format(lines) if lines else "") + text)
             lines = text.count("\n") + 1
         elif series is not None:
@@ -167,6 +169,12 @@ def _run(**typed: Any) -> None:
                 click.echo(table.table(made.series))
             if json_file:
                 json_file.write_bytes(model.encode(document))
+
+
+def _fits(text: str) -> bool:
+    """Whether the terminal shows all of it, without a line cut in two: only then it can be written over."""
+    size, lines = shutil.get_terminal_size(), text.splitlines()
+    return len(lines) < size.lines and max(map(len, lines), default=0) <= size.columns
 
 
 def _touch(path: Path) -> None:
