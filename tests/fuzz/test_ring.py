@@ -74,7 +74,7 @@ def test_guest_that_changes_what_is_being_read(builder: Builder, flags: tuple[st
     """
     program = builder.program(HARNESS / "stress_mutation.c", flags)
 
-    out = run([program, "250"])
+    out = run([program, "120"])
 
     least_of = {"turns": 1000, "flips": 100_000, "packets": 100, "drops": 100, "broken": 100}
     least_of |= {"filtered": 10, "switched": 10, "commands": 100}
