@@ -11,7 +11,6 @@ struct vu_enqueue {
     const struct vu_device *device;
     struct vu_scratch *scratch;
     uint64_t held; /* bytes in rx[used..fetched) */
-    uint32_t walk; /* descriptors looked at, with which no more chains are fetched */
     uint32_t run;  /* of rx[0..fetched): chain k is one piece, which is piece k */
     uint32_t fetched;
     uint32_t used;
@@ -24,8 +23,7 @@ struct vu_enqueue {
 static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_pair *pair,
                                               struct vu_scratch *scratch)
 {
-    *rx = (struct vu_enqueue){
-        .vring = &pair->vring[VU_RX], .device = pair->device, .scratch = scratch, .walk = VU_PIECES};
+    *rx = (struct vu_enqueue){.vring = &pair->vring[VU_RX], .device = pair->device, .scratch = scratch};
     vu_pieces_begin(&rx->scratch->rx_pieces, VU_PIECES);
 }
 
@@ -41,14 +39,15 @@ static vu_always_inline bool vu_enqueue_fetch(const struct vu_ring_ops *ops, str
     struct vu_chain *chain = &rx->scratch->rx[rx->fetched];
     int result;
 
-    if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS || rx->scratch->rx_pieces.walked >= rx->walk))
+    if (vu_unlikely(rx->error || rx->fetched == VU_RX_CHAINS ||
+                    rx->scratch->rx_pieces.walked >= rx->scratch->rx_pieces.most))
         return false;
     result = ops->fetch(ops->general, rx->vring, rx->device->memory, (uint16_t)rx->fetched, VU_RX,
                         &rx->scratch->rx_pieces, chain);
     if (vu_unlikely(result)) {
         /* What does not fit is not walked again for the next frame. */
         if (result == VU_FETCH_FULL)
-            rx->walk = 0;
+            rx->scratch->rx_pieces.most = 0;
         rx->error = result < 0 ? result : VU_OK;
         rx->empty = result == VU_FETCH_EMPTY;
         return false;
@@ -118,22 +117,30 @@ static vu_always_inline void vu_enqueue_header(uint8_t *to, const struct vu_net_
     memcpy(to + VU_NET_HDR_LEGACY_SIZE, &number, sizeof(number));
 }
 
-/* What nearly always is: a frame in one piece, whose header says nothing, into a chain of the run, for a
-   modern guest without filters.  decided: as below, of a frame that has so many bytes.  False: the chain does
-   not hold it. */
+/* The bytes of a frame in one piece, which are `length`, behind where its modern header goes.  decided: as
+   below, of a frame that has so many. */
+static vu_always_inline void vu_enqueue_bytes(uint8_t *to, const uint8_t *decided, const uint8_t *frame,
+                                              uint64_t length)
+{
+    const uint32_t head = decided ? VU_FILTER_HEAD : 0;
+
+    vu_move(to + VU_NET_HDR_SIZE + head, frame + head, length - head);
+    if (decided)
+        memcpy(to + VU_NET_HDR_SIZE, decided, VU_FILTER_HEAD);
+}
+
+/* What nearly always is: a header that says nothing, a chain of the run, and a guest without filters.  False:
+   the chain does not hold the frame. */
 static vu_always_inline bool vu_enqueue_plain(struct vu_chain *chain, const struct iovec *piece,
                                               const uint8_t *decided, const uint8_t *frame, uint64_t length)
 {
     const uint64_t front = 0;
     const uint32_t back = htole32(1 << 16); /* num_buffers is its upper half */
-    const uint32_t head = decided ? VU_FILTER_HEAD : 0;
     uint8_t *to = piece->iov_base;
 
     if (vu_unlikely(piece->iov_len < VU_NET_HDR_SIZE + length))
         return false;
-    vu_move(to + VU_NET_HDR_SIZE + head, frame + head, length - head);
-    if (decided)
-        memcpy(to + VU_NET_HDR_SIZE, decided, VU_FILTER_HEAD);
+    vu_enqueue_bytes(to, decided, frame, length);
     memcpy(to, &front, sizeof(front));
     memcpy(to + sizeof(front), &back, sizeof(back));
     chain->written = (uint32_t)(VU_NET_HDR_SIZE + length);
@@ -218,9 +225,8 @@ static vu_always_inline bool vu_enqueue_copy_whole(const struct vu_ring_ops *ops
     uint64_t total = sizeof(*header) + (uint64_t)length;
     const struct iovec *piece;
     struct vu_chain *chain;
-    uint8_t *to;
 
-    if (ops->general || vu_unlikely(rx->device->header_size != sizeof(*header) || rx->device->filters ||
+    if (ops->general || vu_unlikely(!vu_enqueue_takes_plain(rx) ||
                                     frame.offset + length > frame.piece->iov_len || length < head))
         return false;
     rx->empty = false;
@@ -231,12 +237,8 @@ static vu_always_inline bool vu_enqueue_copy_whole(const struct vu_ring_ops *ops
     /* A chain without bytes has no piece. */
     if (vu_unlikely(chain->length < total || piece->iov_len < total))
         return false;
-    to = piece->iov_base;
-    vu_move(to + sizeof(*header) + head, (const uint8_t *)frame.piece->iov_base + frame.offset + head,
-            length - head);
-    if (decided)
-        memcpy(to + sizeof(*header), decided, VU_FILTER_HEAD);
-    vu_enqueue_header(to, header, 1);
+    vu_enqueue_bytes(piece->iov_base, decided, (const uint8_t *)frame.piece->iov_base + frame.offset, length);
+    vu_enqueue_header(piece->iov_base, header, 1);
     chain->written = (uint32_t)total;
     rx->held -= chain->length;
     rx->used++;

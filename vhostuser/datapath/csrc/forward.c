@@ -38,7 +38,7 @@ static bool may_walk_on(const struct fill *fill, uint32_t walked)
 static vu_always_inline void begin(struct fill *fill, struct vu_pair *to)
 {
     vu_enqueue_begin(&fill->rx, to, fill->sending->worker->scratch);
-    fill->rx.walk = fill->rx.scratch->rx_pieces.most = WALK_AT_ONCE;
+    fill->rx.scratch->rx_pieces.most = WALK_AT_ONCE;
 }
 
 /* left: frames of the burst that were neither published nor dropped, once this is. */

@@ -160,7 +160,7 @@ struct vu_chain {
 
 struct vu_pieces {
     uint32_t used;
-    uint32_t most;        /* of `used`: VU_PIECES, or less where others wait */
+    uint32_t most;        /* of `used`, and before another chain of `walked`; 0: no more */
     uint32_t walked;      /* what it cost: descriptors read, those without bytes, too, and further pieces */
     uint32_t descriptors; /* alone, of chains that a run did not take */
     struct iovec piece[VU_PIECES];
