@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import live_regions
 from tests.datapath.rig import Bench
+from tests.datapath.stations import Lan
 from tests.datapath.wires import Wire
 
 
@@ -27,3 +28,10 @@ def wire(bench: Bench) -> Iterator[Wire]:
     for ring in bench.rings:
         ring.pair.set_port(None)
     wire.close()
+
+
+@pytest.fixture
+def lan(bench: Bench) -> Iterator[Lan]:
+    lan = Lan(bench)
+    yield lan
+    lan.close()

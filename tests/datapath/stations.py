@@ -12,6 +12,8 @@ from vhostuser.frontend.net_header import PLAIN, NetHeader
 from vhostuser.wire.features import VirtioFeature
 
 ALL = b"\xff" * 6
+SHARE = 1024
+"""VU_FDB_SHARE."""
 
 
 def address(number: int) -> bytes:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.datapath.rig import MODERN, Bench, V
-from tests.datapath.stations import ALL, Lan, address, frame
+from tests.datapath.stations import ALL, SHARE, Lan, address, frame
 from vhostuser.datapath.switching import Member, Switch
 from vhostuser.datapath.vring import PacketDevice, RingEnabled
 from vhostuser.datapath.worker import Worker
@@ -17,15 +16,6 @@ from vhostuser.errors import EnvironmentLacksError
 from vhostuser.frontend.net_header import NetHeader
 
 FORMATS = [V(0), V.RING_PACKED, V.LOG_ALL, V.RING_PACKED | V.LOG_ALL]
-SHARE = 1024
-"""VU_FDB_SHARE."""
-
-
-@pytest.fixture
-def lan(bench: Bench) -> Iterator[Lan]:
-    lan = Lan(bench)
-    yield lan
-    lan.close()
 
 
 def test_frame_to_all_comes_to_all_others(lan: Lan) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.datapath.rig import MODERN, Bench, V
-from tests.datapath.stations import ALL, Lan, Station, address, frame
+from tests.datapath.rig import MODERN, V
+from tests.datapath.stations import ALL, SHARE, Lan, Station, address, frame
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.iotlb import DeviceIotlb
 from vhostuser.datapath.worker import EventKind
@@ -22,15 +22,6 @@ MOST_MS = 6.0
 
 What is held against it took 13 to 110 ms.
 """
-SHARE = 1024
-"""VU_FDB_SHARE."""
-
-
-@pytest.fixture
-def lan(bench: Bench) -> Iterator[Lan]:
-    lan = Lan(bench)
-    yield lan
-    lan.close()
 
 
 def longest_turn(lan: Lan) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
-from tests.datapath.rig import MODERN, Bench, V, mapped
+from tests.datapath.rig import MODERN, V, mapped
 from tests.datapath.stations import ALL, Lan, Station, frame
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.worker import EventKind
@@ -18,13 +17,6 @@ RINGS = Region(gpa=0, size=4 * MIB, file="rings")
 BUFFERS = Region(gpa=1 << 32, size=4 * MIB, file="buffers")
 BUFFER = BUFFERS.gpa + MIB
 FORMATS = [V(0), V.LOG_ALL]
-
-
-@pytest.fixture
-def lan(bench: Bench) -> Iterator[Lan]:
-    lan = Lan(bench)
-    yield lan
-    lan.close()
 
 
 def fragile(lan: Lan, features: V = MODERN) -> Station:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from tests.datapath.rig import MODERN, Bench, V
+from tests.datapath.rig import MODERN, V
 from tests.datapath.stations import ALL, Lan, Station, address
 from vhostuser.frontend.net_header import NetHeader
 
@@ -125,13 +124,6 @@ class Packet:
         else:
             assert int.from_bytes(behind[4:6], "big") == len(behind)
         return payload
-
-
-@pytest.fixture
-def lan(bench: Bench) -> Iterator[Lan]:
-    lan = Lan(bench)
-    yield lan
-    lan.close()
 
 
 def content(length: int) -> bytes:

@@ -18,6 +18,7 @@ from tests.interop.process import Program, wait_until
 
 TESTPMD = "dpdk-testpmd"
 PROMPT = "testpmd> "
+_CYCLES = re.compile(r"CPU cycles/packet=([\d.]+) .* at (\d+) MHz")
 HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 HUGEPAGE_MIB = 2
 MEMORY_MIB = 256
@@ -150,6 +151,16 @@ class Testpmd(Program):
 
     def stop(self) -> None:
         self.command("stop", timeout=20)
+
+    def record_busy(self) -> None:
+        """From the next start on, keep an account of the cycles of turns in which there was a frame."""
+        self.command("set record-core-cycles on")
+
+    def stop_busy(self) -> float:
+        """Stop; nanoseconds of such turns for a frame."""
+        found = _CYCLES.search(self.command("stop", timeout=20))
+        assert found, "testpmd says nothing of its cycles"
+        return float(found[1]) / float(found[2]) * 1000
 
     def counts(self, port: int = 0) -> Counts:
         text = self.command(f"show port stats {port}")
