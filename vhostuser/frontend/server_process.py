@@ -36,7 +36,7 @@ class ServerProcess:
 
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vhostuser", "serve", *words],
+                [sys.executable, "-P", "-m", "vhostuser", "serve", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
