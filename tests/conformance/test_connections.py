@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.plain_frontend import PlainFrontend, state
-from tests.site import RING_SIZE, InProcessSite, Site, echo, frame, make_site, serving
+from tests.site import RING_SIZE, InProcessSite, Site, echo, frame, make_site, serving, wait
 from vhostuser.config import DeviceConfig
 from vhostuser.frontend.driver import VirtioNetDriver
 from vhostuser.frontend.frontend import Frontend
@@ -60,7 +60,7 @@ def test_counters_are_kept_over_front_ends(site: InProcessSite) -> None:
     for _ in range(3):
         with site.driver() as driver:
             echo(driver)
-    assert site.server.counters()["a"][1].packets == 3
+    wait(lambda: site.server.counters()["a"][1].packets == 3)
 
 
 def test_second_front_end_is_closed_at_once_and_the_first_goes_on(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.plain_frontend import PlainFrontend, state, u64
-from tests.site import Site, Stepper, echo, make_site
+from tests.site import Site, Stepper, echo, make_site, wait
 from vhostuser.frontend import calls
 from vhostuser.wire.constants import TRANSFER_LOAD, TRANSFER_SAVE
 
@@ -196,4 +196,4 @@ def test_device_on_the_other_host_goes_on_counting() -> None:
         driver.say_all()
         echo(driver)
 
-        assert site.server.counters()["a"][1].packets == counted[1].packets + 1
+        wait(lambda: site.server.counters()["a"][1].packets == counted[1].packets + 1)

@@ -89,7 +89,7 @@ def test_busy_worker_finds_what_nobody_kicks_for(busy: Threads, features: Virtio
     for number in range(100):
         there_and_back(rx, tx, number, kicks=False)
 
-    assert (tx.counters.packets, rx.counters.packets) == (100, 100)
+    wait(lambda: (tx.counters.packets, rx.counters.packets) == (100, 100))
     assert (tx.counters.kicks, rx.counters.kicks) == (0, 0)
 
 
@@ -118,7 +118,7 @@ def test_adaptive_worker_sleeps_and_is_kicked_awake(adaptive: Threads, features:
         wait(lambda: len(tx.take()) == 1)
         sleeps(adaptive)
 
-    assert tx.counters.packets == 20
+    wait(lambda: tx.counters.packets == 20)
 
 
 @pytest.mark.parametrize("features", FORMATS)

@@ -136,7 +136,7 @@ def test_kick_wakes_it_and_what_it_reports_is_told(threads: Threads) -> None:
     for _ in range(20):
         goes(tx)
 
-    assert tx.counters.packets == 20
+    wait(lambda: tx.counters.packets == 20)
     assert [event.ring for event in threads.events] == [1]
 
 
@@ -285,6 +285,7 @@ def test_counters_are_read_while_they_are_written(threads: Threads) -> None:
     with meanwhile(look):
         for _ in range(50):
             goes(tx, 100)
+    assert tx.stop() == 5000
     assert tx.counters.packets == 5000
     assert tx.counters.bytes == 5000 * 60
 
@@ -311,9 +312,9 @@ def test_device_moves_to_a_worker_of_its_own_and_back_in_traffic(threads: Thread
             for rx, tx in rings:
                 echoes(rx, tx, number)
     for n, (rx, tx) in enumerate(rings):
+        assert rx.stop() == tx.stop() == 200, n
         assert tx.counters.packets == rx.counters.packets == 200
         assert (tx.counters.drops, rx.counters.drops) == ({}, {})
-        assert rx.stop() == tx.stop() == 200, n
 
     threads.finish()
     assert len(threads.reported(EventKind.RING_STARTED)) == len(threads.events) == 6

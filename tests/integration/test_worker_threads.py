@@ -75,8 +75,11 @@ def test_four_pairs_on_two_workers(site: InProcessSite) -> None:
                 driver.send(frame(4 * number + pair), queue=pair)
             got = {driver.recv().frame for _ in range(4)}
             assert got == {frame(4 * number + pair) for pair in range(4)}
-    packets = {ring: c.packets for ring, c in site.server.counters()["a"].items()}
-    assert packets == dict.fromkeys(range(8), 100)
+
+    def packets() -> dict[int, int]:
+        return {ring: c.packets for ring, c in site.server.counters()["a"].items()}
+
+    wait(lambda: packets() == dict.fromkeys(range(8), 100))
 
 
 def test_ring_starts_are_logged_from_both_workers(site: Site, caplog: pytest.LogCaptureFixture) -> None:
