@@ -72,11 +72,9 @@ static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct fi
                                         const struct vu_forward *forward, uint64_t left)
 {
     struct vu_enqueue *rx = &fill->rx;
-    uint8_t *linear = rx->scratch->linear, headers[VU_SEGMENT_HEADERS];
-    struct iovec piece[2] = {{linear, forward->length}};
+    uint8_t *linear = rx->scratch->linear;
     uint32_t head = VU_MIN(forward->length, VU_FILTER_HEAD);
-    struct vu_net_hdr header = {0};
-    struct vu_segments segments;
+    struct vu_finish finish;
     int drop = -1;
 
     /* Its work only for somebody who may have it. */
@@ -87,23 +85,13 @@ static vu_noinline int enqueue_finished(const struct vu_ring_ops *ops, struct fi
     if (forward->length > head)
         vu_iov_gather(linear + head, vu_cursor_at(forward->frame.piece, forward->frame.offset + head),
                       forward->length - head);
-    if (forward->header.gso_type == VU_GSO_NONE) {
-        vu_offload_checksum(linear, forward->length, &forward->header);
-        return vu_enqueue_copy(ops, rx, &header, NULL, vu_cursor_at(piece, 0), forward->length);
-    }
-    if (!vu_segments_begin(&segments, linear, forward->length, &forward->header))
+    if (!vu_finish_begin(&finish, linear, forward->length, &forward->header))
         return VU_DROP_RECEIVER_OFFLOAD;
-    while (drop < 0) {
-        const uint8_t *payload;
-        uint32_t length, size = vu_segments_next(&segments, headers, &payload, &length);
+    for (; finish.length && drop < 0; vu_finish_next(&finish)) {
+        struct vu_net_hdr header = {0};
 
-        if (!size)
-            break;
         make_room(ops, fill, left);
-        piece[0] = (struct iovec){headers, size};
-        piece[1] = (struct iovec){(void *)(uintptr_t)payload, length};
-        header = (struct vu_net_hdr){0};
-        drop = vu_enqueue_copy(ops, rx, &header, NULL, vu_cursor_at(piece, 0), size + length);
+        drop = vu_enqueue_copy(ops, rx, &header, NULL, vu_cursor_at(finish.piece, 0), finish.length);
     }
     return drop;
 }

@@ -169,3 +169,35 @@ uint32_t vu_segments_next(struct vu_segments *segments, uint8_t headers[VU_SEGME
     segments->index++;
     return segments->headers;
 }
+
+void vu_finish_next(struct vu_finish *finish)
+{
+    const uint8_t *payload;
+    uint32_t length, size;
+
+    finish->length = 0;
+    if (!finish->segments.frame)
+        return;
+    size = vu_segments_next(&finish->segments, finish->headers, &payload, &length);
+    if (!size)
+        return;
+    finish->piece[0] = (struct iovec){finish->headers, size};
+    finish->piece[1] = (struct iovec){(void *)(uintptr_t)payload, length};
+    finish->length = size + length;
+}
+
+bool vu_finish_begin(struct vu_finish *finish, uint8_t *frame, uint32_t length,
+                     const struct vu_net_hdr *header)
+{
+    if (header->gso_type == VU_GSO_NONE) {
+        vu_offload_checksum(frame, length, header);
+        finish->segments.frame = NULL;
+        finish->piece[0] = (struct iovec){frame, length};
+        finish->length = length;
+        return true;
+    }
+    if (!vu_segments_begin(&finish->segments, frame, length, header))
+        return false;
+    vu_finish_next(finish);
+    return true;
+}

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an offload asks of a network card, done in software: for a frame between two guests of which the
- * receiver does not take what the sender left undone (virtio 1.2, 5.1.6.2 and 5.1.6.4).
+ * What an offload asks of a network card, done in software: for a frame whose receiver does not take what the
+ * sender left undone (virtio 1.2, 5.1.6.2 and 5.1.6.4).
  */
 #ifndef VU_OFFLOAD_H
 #define VU_OFFLOAD_H
+
+#include <sys/uio.h>
 
 #include "net_hdr.h"
 
@@ -38,5 +40,19 @@ bool vu_segments_begin(struct vu_segments *segments, const uint8_t *frame, uint3
    in the frame.  The length of the headers; 0 when there is none left. */
 uint32_t vu_segments_next(struct vu_segments *segments, uint8_t headers[VU_SEGMENT_HEADERS],
                           const uint8_t **payload, uint32_t *length);
+
+/* A frame that is being finished, and the next of the frames that come of it. */
+struct vu_finish {
+    struct vu_segments segments;
+    struct iovec piece[2]; /* the next frame, */
+    uint32_t length;       /* and its bytes; 0 when there is none left */
+    uint8_t headers[VU_SEGMENT_HEADERS];
+};
+
+/* Begins with a frame whose header vu_net_hdr_check let pass, and has the first one.  `frame` is private and
+   written to, and stays where it is meanwhile.  False when it is not what it says. */
+bool vu_finish_begin(struct vu_finish *finish, uint8_t *frame, uint32_t length,
+                     const struct vu_net_hdr *header);
+void vu_finish_next(struct vu_finish *finish);
 
 #endif
