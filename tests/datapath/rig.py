@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self, cast
 
 from vhostuser.datapath.mapping import MappedMemory
-from vhostuser.datapath.port_ops import PortKind
+from vhostuser.datapath.port_ops import NET_HEADER_SIZE, PortKind
 from vhostuser.datapath.vring import PacketDevice, RingEnabled, RingPair, VringCounters, VringSetup
 from vhostuser.datapath.worker import EventKind, Worker, WorkerEvent
 from vhostuser.frontend.guest_memory import GuestMemory, Region
@@ -286,11 +286,18 @@ class Guest:
         self._tables.append(table)
 
     def pair(
-        self, port: PortKind | None, size: int = 256, *, rx_size: int = 0, fd: int = -1, frame_size: int = 60
+        self,
+        port: PortKind | None,
+        size: int = 256,
+        *,
+        rx_size: int = 0,
+        fd: int = -1,
+        frame_size: int = 60,
+        header_size: int = NET_HEADER_SIZE,
     ) -> tuple[Ring, Ring]:
         """The next pair, not started: its RX and its TX ring."""
         pair = self.device.pair(len(self.rings) // 2)
-        pair.set_port(port, fd, frame_size=frame_size)
+        pair.set_port(port, fd, frame_size=frame_size, header_size=header_size)
         rings = Ring(self, pair, RX, rx_size or size), Ring(self, pair, TX, size)
         self.rings += rings
         return rings

@@ -109,7 +109,6 @@ def test_header_goes_out_clean_and_with_its_offload(bench: Bench, wire: Wire) ->
     ("header", "features", "outcome"),
     [
         (NetHeader(HeaderFlag.NEEDS_CSUM, csum_start=34, csum_offset=16), OFFLOADS, "delivered"),
-        (NetHeader(HeaderFlag.NEEDS_CSUM, csum_start=34, csum_offset=16), MODERN, "receiver_offload"),
         (NetHeader(HeaderFlag.DATA_VALID), OFFLOADS, "delivered"),
         (NetHeader(HeaderFlag.DATA_VALID), MODERN, "cleared"),
         (NetHeader(1, GsoType.TCPV4, 54, 1448, 34, 16), OFFLOADS, "delivered"),
@@ -128,7 +127,8 @@ def test_header_goes_out_clean_and_with_its_offload(bench: Bench, wire: Wire) ->
 def test_guest_gets_only_the_offloads_that_it_acknowledged(
     bench: Bench, wire: Wire, header: NetHeader, features: VirtioFeature, outcome: str
 ) -> None:
-    """Also the frame that was queued in the tap under the offloads of an earlier guest."""
+    """Not even the frame that was queued in the tap under the offloads of an earlier guest, unless what is
+    left to do can be done here (test_vring_port_finish.py)."""
     rx, _ = started(bench, wire, features)
     rx.add_writable([4096])
     rx.publish()

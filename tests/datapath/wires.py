@@ -16,9 +16,10 @@ HEADER = 12
 
 
 class Wire:
-    """The network's end of a port fd."""
+    """The network's end of a port fd. ``header``: bytes of the virtio-net header there."""
 
-    def __init__(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> None:
+    def __init__(self, kind: socket.SocketKind = socket.SOCK_DGRAM, header: int = HEADER) -> None:
+        self.header = header
         self.port, self._network = socket.socketpair(socket.AF_UNIX, kind)
         self.port.setblocking(False)
         self._network.setblocking(False)
@@ -30,7 +31,7 @@ class Wire:
         return self.port.fileno()
 
     def put(self, content: bytes, header: NetHeader = PLAIN) -> None:
-        self._network.send(header.build(HEADER) + content)
+        self._network.send(header.build(self.header) + content)
 
     def put_raw(self, content: bytes) -> None:
         self._network.send(content)
@@ -43,7 +44,7 @@ class Wire:
                 raw = self._network.recv(1 << 17)
             except BlockingIOError:
                 return found
-            found.append((NetHeader.parse(raw[:HEADER]), raw[HEADER:]))
+            found.append((NetHeader.parse(raw[: self.header]), raw[self.header :]))
 
     def close_network(self) -> None:
         self._network.close()
@@ -54,9 +55,14 @@ class Wire:
 
 
 def started(
-    bench: Bench, wire: Wire, features: VirtioFeature = MODERN, size: int = 256, rx_size: int = 0
+    bench: Bench,
+    wire: Wire,
+    features: VirtioFeature = MODERN,
+    size: int = 256,
+    rx_size: int = 0,
+    kind: PortKind = PortKind.FD,
 ) -> tuple[Ring, Ring]:
-    rx, tx = bench.guest(features).pair(PortKind.FD, size, rx_size=rx_size, fd=wire.fd)
+    rx, tx = bench.guest(features).pair(kind, size, rx_size=rx_size, fd=wire.fd, header_size=wire.header)
     rx.start()
     tx.start()
     bench.settle()

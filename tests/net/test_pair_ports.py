@@ -29,9 +29,9 @@ class Rig:
             told = self.told
 
             class Pair:
-                def set_port(self, kind: PortKind, fd: int, *, reads: bool, frame_size: int) -> None:
+                def set_port(self, kind: PortKind, fd: int, *, reads: bool, **sizes: int) -> None:
                     told[n] = fd, reads
-                    pair(n).set_port(kind, fd, reads=reads, frame_size=frame_size)
+                    pair(n).set_port(kind, fd, reads=reads, **sizes)
 
             return Pair()
 

@@ -10,11 +10,11 @@ import select
 import pytest
 
 from tests.ports import taps
-from vhostuser.datapath.port_ops import PortKind
+from vhostuser.datapath.port_ops import NET_HEADER_SIZE, PortKind
 from vhostuser.errors import EnvironmentLacksError, UsageError
 from vhostuser.ports import tun
 from vhostuser.ports.base import parse_port
-from vhostuser.ports.tap import HEADER_SIZE, TapPort
+from vhostuser.ports.tap import TapPort
 from vhostuser.wire.features import VirtioFeature
 
 NOTHING = VirtioFeature(0)
@@ -297,7 +297,7 @@ def test_frames_have_a_12_byte_header_both_ways() -> None:
     port.start(NOTHING)
     with taps.listen("vm1") as host:
         host.send(taps.FRAME)
-        assert os.read(fd, 2048)[HEADER_SIZE:] == taps.FRAME
+        assert os.read(fd, 2048)[NET_HEADER_SIZE:] == taps.FRAME
         port.inject(taps.FRAME)
         assert host.recv(2048) == taps.FRAME
     port.close()

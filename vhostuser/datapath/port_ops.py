@@ -34,11 +34,18 @@ class PortCaps:
     """Who touches the guest's memory for this port may wait for a page of it."""
 
 
+NET_HEADER_SIZE = 12
+"""The virtio-net header with num_buffers (virtio 1.2, 5.1.6.1)."""
+
+
 class PortKind(Enum):
     """How the C core moves frames between a vring pair and the port."""
 
     FD = "fd"
-    """One fd for each queue, `readv`/`writev` of one frame behind a 12-byte header."""
+    """One fd for each queue, `readv`/`writev` of one frame behind a virtio-net header."""
+
+    PACKET = "packet"
+    """The same, each a packet socket, read by `recvmsg` for the VLAN tag that comes beside a frame."""
 
     ECHO = "echo"
     """Every frame goes back to the pair that it came from."""
@@ -57,11 +64,13 @@ class PortKind(Enum):
 class PortOps:
     """An open port as the C core needs it.
 
-    `fds` has one entry a queue when `kind` is FD and is empty otherwise. The fds stay the port's: whoever
-    gets a PortOps uses them until `Port.close` and never closes them.
+    `fds` has one entry a queue when `kind` is FD or PACKET and is empty otherwise. The fds stay the port's:
+    whoever gets a PortOps uses them until `Port.close` and never closes them. `header_size`: of the
+    virtio-net header in front of their frames, little-endian, 12 bytes or the legacy 10.
     """
 
     kind: PortKind
     fds: tuple[int, ...] = ()
     frame_size: int = 0
+    header_size: int = NET_HEADER_SIZE
     member: Member | None = None

@@ -18,14 +18,21 @@ from vhostuser.datapath.dirty_log import DirtyLog
 from vhostuser.datapath.faults import DROP_NAMES, explain
 from vhostuser.datapath.inflight import InflightRegion
 from vhostuser.datapath.mapping import MappedMemory
-from vhostuser.datapath.port_ops import PortKind
+from vhostuser.datapath.port_ops import NET_HEADER_SIZE, PortKind
 from vhostuser.datapath.rx_filter import RxFilter
 from vhostuser.datapath.switching import Member
 from vhostuser.datapath.worker import Worker, paused
 from vhostuser.errors import GuestError
 from vhostuser.wire.features import VirtioFeature
 
-_PORT_KINDS = {PortKind.FD: 1, PortKind.ECHO: 2, PortKind.SINK: 3, PortKind.SOURCE: 4, PortKind.SWITCH: 6}
+_PORT_KINDS = {
+    PortKind.FD: 1,
+    PortKind.ECHO: 2,
+    PortKind.SINK: 3,
+    PortKind.SOURCE: 4,
+    PortKind.SWITCH: 6,
+    PortKind.PACKET: 7,
+}
 _NO_PORT = 0
 
 MAX_COMMAND: Final = lib.VU_CONTROL_BYTES
@@ -230,12 +237,19 @@ class RingPair:
         return lib.vu_pair_spent(self.handle)
 
     def set_port(
-        self, kind: PortKind | None, fd: int = -1, *, reads: bool = True, frame_size: int = 0
+        self,
+        kind: PortKind | None,
+        fd: int = -1,
+        *,
+        reads: bool = True,
+        frame_size: int = 0,
+        header_size: int = NET_HEADER_SIZE,
     ) -> None:
         """What the frames of this pair come from and go to. ``reads``: this pair empties the port's queue."""
         number = _NO_PORT if kind is None else _PORT_KINDS[kind]
         with self._device.paused_for(self):
-            lib.vu_pair_set_port(self.handle, number, fd, reads, frame_size)
+            size = frame_size if kind is PortKind.SOURCE else header_size
+            lib.vu_pair_set_port(self.handle, number, fd, reads, size)
 
     def set_control(self) -> None:
         """Ring 0 is a control ring from now on, until `set_port`; each command is an event of its own."""

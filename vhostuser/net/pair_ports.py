@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from vhostuser.datapath.port_ops import PortKind, PortOps
+from vhostuser.datapath.port_ops import PortOps
 from vhostuser.datapath.vring import PacketDevice
 
 
@@ -44,7 +44,11 @@ class PairPorts:
             if self._reads.get(n) is not reads:
                 self._reads[n] = reads
                 self._packet.pair(n).set_port(
-                    self._ops.kind, self._fd(n), reads=reads, frame_size=self._ops.frame_size
+                    self._ops.kind,
+                    self._fd(n),
+                    reads=reads,
+                    frame_size=self._ops.frame_size,
+                    header_size=self._ops.header_size,
                 )
 
     def forget(self, n: int) -> None:
@@ -58,7 +62,7 @@ class PairPorts:
         self._fds.clear()
 
     def _fd(self, n: int) -> int:
-        if self._ops.kind is not PortKind.FD:
+        if not self._ops.fds:
             return -1
         if n < self._queues:
             return self._ops.fds[n]

@@ -16,14 +16,12 @@ import os
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
-from vhostuser.datapath.port_ops import PortCaps, PortKind, PortOps
+from vhostuser.datapath.port_ops import NET_HEADER_SIZE, PortCaps, PortKind, PortOps
 from vhostuser.errors import UsageError
 from vhostuser.options import parse_number, parse_switch, split_pairs
 from vhostuser.ports import tap_refusals, tun
 from vhostuser.ports.base import ALL_OFFLOADS, MAX_FRAME
 from vhostuser.wire.features import VirtioFeature
-
-HEADER_SIZE = 12
 
 _FLAGS = tun.IFF_TAP | tun.IFF_NO_PI | tun.IFF_VNET_HDR
 
@@ -137,7 +135,7 @@ class TapPort:
 
     def inject(self, frame: bytes) -> None:
         try:
-            os.write(self._attached_fd, bytes(HEADER_SIZE) + frame)
+            os.write(self._attached_fd, bytes(NET_HEADER_SIZE) + frame)
         except OSError as error:
             # The interface is down, or no queue is attached: nobody is there to hear it.
             _log.debug("tap %s: a frame of %d bytes was not sent: %s", self.name, len(frame), error.strerror)
@@ -228,7 +226,7 @@ class TapPort:
     def _set_up(self, created: bool) -> None:
         first = self._fds[0]
         try:
-            tun.set_header_size(first, HEADER_SIZE)
+            tun.set_header_size(first, NET_HEADER_SIZE)
             tun.set_little_endian(first)
             if self._persist is not None:
                 tun.set_persist(first, self._persist)
@@ -274,7 +272,7 @@ class TapPort:
         for fd in self._fds:
             for _ in range(self._queue_length()):
                 try:
-                    os.read(fd, HEADER_SIZE)
+                    os.read(fd, NET_HEADER_SIZE)
                 except BlockingIOError:
                     break
                 except OSError as error:

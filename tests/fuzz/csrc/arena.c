@@ -176,7 +176,8 @@ void arena_begin(struct arena *arena, uint64_t features, int kind, uint32_t rx_s
     vu_device_set_features(arena->device, features);
     arena->pair = vu_pair_new(arena->device, arena->worker, 0);
     arena_require(arena->pair);
-    arena_require(vu_pair_set_port(arena->pair, kind, arena->port, 1, 60) == VU_OK);
+    arena_require(vu_pair_set_port(arena->pair, kind, arena->port, 1,
+                                   kind == VU_PORT_SOURCE ? 60 : VU_NET_HDR_SIZE) == VU_OK);
     vu_worker_resume(arena->worker);
 }
 

@@ -306,6 +306,7 @@ static vu_always_inline uint32_t dequeue_burst(const struct vu_ring_ops *ops, st
     } else {
         switch (pair->port_kind) {
         case VU_PORT_FD:
+        case VU_PORT_PACKET:
             burst_to_fd(ops, &tx, burst);
             break;
         case VU_PORT_ECHO:

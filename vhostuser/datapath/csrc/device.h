@@ -24,12 +24,13 @@
 
 enum vu_port_kind {
     VU_PORT_NONE = 0,    /* frames from the guest are dropped as VU_DROP_PORT_DOWN */
-    VU_PORT_FD = 1,      /* a tap-like fd: one frame a read or write, 12-byte virtio-net header in front */
+    VU_PORT_FD = 1,      /* a tap-like fd: one frame a read or write, a virtio-net header in front */
     VU_PORT_ECHO = 2,    /* back to the same pair */
     VU_PORT_SINK = 3,    /* counted and forgotten */
     VU_PORT_SOURCE = 4,  /* sequence-numbered frames into the guest as long as it has buffers; TX like sink */
     VU_PORT_CONTROL = 5, /* none: RX is a control ring, see control.h */
-    VU_PORT_SWITCH = 6   /* the other members of the device's switch; see switch.h */
+    VU_PORT_SWITCH = 6,  /* the other members of the device's switch; see switch.h */
+    VU_PORT_PACKET = 7   /* as VU_PORT_FD, but a packet socket with PACKET_VNET_HDR and PACKET_AUXDATA */
 };
 
 /* Vhost-user, "Ring states": a started TX ring that is disabled is emptied and its frames are dropped, an RX
@@ -87,9 +88,11 @@ void vu_pair_move(struct vu_pair *pair, struct vu_worker *worker);
 uint64_t vu_pair_spent(const struct vu_pair *pair);
 /* Both rings must be stopped. */
 void vu_pair_free(struct vu_pair *pair);
-/* fd is used for VU_PORT_FD only and stays the caller's; reads: 1 when this pair reads the port queue too
-   (when pairs share a queue, only one does).  frame_size: of VU_PORT_SOURCE.  Returns vu_error. */
-int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size);
+/* fd is used for VU_PORT_FD and VU_PORT_PACKET only and stays the caller's; reads: 1 when this pair reads the
+   port queue too (when pairs share a queue, only one does).  size: of VU_PORT_SOURCE, bytes of a frame; of
+   those with an fd, of the virtio-net header there, VU_NET_HDR_SIZE or VU_NET_HDR_LEGACY_SIZE.  Returns
+   vu_error. */
+int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t size);
 
 /* Starts ring VU_RX or VU_TX: translates the ring's three parts, watches the kick fd, and queues the first
    scan, which finds the position: split from used->idx, packed from the inflight region or the base,

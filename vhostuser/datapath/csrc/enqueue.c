@@ -28,13 +28,17 @@ static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair
     ssize_t length;
     size_t room = rx->held - rx->device->header_size;
 
-    list[0] = (struct iovec){header, sizeof(*header)};
+    list[0] = (struct iovec){header, pair->port_header};
     *in_place = vu_iov_slice(list, &count, 1 + READ_PIECES,
                              vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size),
                              VU_MIN(room, VU_FRAME_MAX));
     list[count++] = (struct iovec){rx->scratch->tail, sizeof(rx->scratch->tail)};
+    if (pair->port_kind == VU_PORT_PACKET)
+        vu_message_begin(&rx->scratch->message, list, count);
     do
-        length = readv(pair->port_fd, list, (int)count);
+        length = pair->port_kind == VU_PORT_PACKET
+                     ? recvmsg(pair->port_fd, &rx->scratch->message.header, MSG_DONTWAIT)
+                     : readv(pair->port_fd, list, (int)count);
     while (vu_unlikely(length < 0 && errno == EINTR));
     return length;
 }
@@ -53,26 +57,69 @@ static vu_always_inline int filter_read(const struct vu_enqueue *rx, uint32_t le
     return vu_filter_check(&rx->device->filter, head);
 }
 
-static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
-                                         struct vu_net_hdr *header, uint32_t length, size_t in_place)
+/* A frame that was read but is not delivered like that has left its bytes in buffers that stay in the ring.
+ */
+static vu_always_inline void mark_read(const struct vu_ring_ops *ops, const struct vu_enqueue *rx,
+                                       size_t in_place)
 {
-    uint64_t total = (uint64_t)length + rx->device->header_size;
-    int drop;
+    if (vu_logs(ops, rx->device) && in_place)
+        vu_log_mark_pieces(rx->device->log, rx->device->memory, vu_enqueue_pieces(rx),
+                           rx->device->header_size, in_place);
+}
 
-    /* Also a frame that was queued under the offloads of an earlier guest. */
-    drop = vu_net_hdr_deliver(header, rx->device->features);
+/* With a frame that has to be worked on first; see vu_port_read_finish.  The guest may have changed what it
+   had of it already: from here on it is the private copy that is looked at. */
+static vu_noinline int finish_read(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
+                                   struct vu_net_hdr *header, uint32_t length, size_t in_place, uint32_t tag,
+                                   struct vu_burst *burst)
+{
+    uint8_t *frame = rx->scratch->linear + VU_TAG_SIZE;
+
+    mark_read(ops, rx, in_place);
+    if (length > VU_FRAME_MAX)
+        return VU_DROP_OVERSIZE;
+    vu_iov_gather(frame, vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size), in_place);
+    memcpy(frame + in_place, rx->scratch->tail, length - in_place);
+    return vu_port_read_finish(ops, rx, header, frame, length, tag, burst);
+}
+
+/* room: bytes of the guest's that the frame was read into before the private tail. */
+static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
+                                         struct vu_net_hdr *header, uint32_t length, size_t room,
+                                         struct vu_burst *burst)
+{
+    const bool packets = rx->vring->pair->port_kind == VU_PORT_PACKET;
+    uint64_t total = (uint64_t)length + rx->device->header_size;
+    size_t in_place = VU_MIN(length, room);
+    uint32_t tag = packets ? vu_message_tag(&rx->scratch->message) : 0;
+    int drop = vu_net_hdr_deliver(header, rx->device->features);
+
+    if (packets && vu_unlikely(vu_message_is_cut(&rx->scratch->message)))
+        drop = VU_DROP_OVERSIZE;
+    if (vu_unlikely(drop == VU_DROP_RECEIVER_OFFLOAD || (tag && drop < 0)))
+        return finish_read(ops, rx, header, length, in_place, tag, burst);
     if (vu_likely(drop < 0))
         drop = filter_read(rx, length, in_place);
-    if (vu_unlikely(drop >= 0))
-        return drop;
-    if (vu_unlikely(length > in_place)) {
+    if (vu_likely(drop < 0) && vu_unlikely(length > in_place)) {
         if (vu_enqueue_reserve(ops, rx, total) < total)
-            return vu_enqueue_refusal(rx);
-        vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place),
-                       rx->scratch->tail, length - in_place);
+            drop = vu_enqueue_refusal(rx);
+        else
+            vu_iov_scatter(vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size + in_place),
+                           rx->scratch->tail, length - in_place);
     }
-    vu_enqueue_commit(ops, rx, header, length);
-    return -1;
+    if (vu_likely(drop < 0))
+        vu_enqueue_commit(ops, rx, header, length);
+    else
+        mark_read(ops, rx, in_place);
+    return drop;
+}
+
+/* Whether a read failed for one frame or one moment only, and others may wait behind. */
+static bool reads_on(struct vu_pair *pair, int error)
+{
+    if (error == ENETDOWN && vu_packet_is_gone(pair->port_fd))
+        vu_pair_port_gone(pair, ENODEV);
+    return error == EINVAL || (error == ENETDOWN && !pair->port_gone);
 }
 
 static int read_failed(struct vu_pair *pair, int error)
@@ -105,7 +152,8 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
                 int error = vu_port_read_batch(ops, &rx, pair, count, burst);
 
                 i += count - 1;
-                if (vu_likely(!error) || error == -EINVAL || error == VU_URING_NOT_DONE || error == -EINTR)
+                if (vu_likely(!error) || error == VU_URING_NOT_DONE || error == -EINTR ||
+                    reads_on(pair, -error))
                     continue;
                 pair->port_slow |= error == -EOPNOTSUPP;
                 if (vu_unlikely(error == -EOPNOTSUPP))
@@ -128,9 +176,10 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
             drop = -1;
         }
         burst->cost += VU_COST_SYSCALL;
-        if (vu_unlikely(length < 0 && errno == EINVAL)) {
-            /* A tap took this one frame off its queue and cannot describe it to us; others wait behind it. */
-            vu_count(&rx.vring->counters.drops[VU_DROP_PORT_REFUSED], 1);
+        if (vu_unlikely(length < 0 && reads_on(pair, errno))) {
+            /* A tap took this one frame off its queue and cannot describe it to us. */
+            if (errno == EINVAL)
+                vu_count(&rx.vring->counters.drops[VU_DROP_PORT_REFUSED], 1);
             continue;
         }
         if (vu_unlikely(length <= 0)) {
@@ -138,24 +187,20 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
             break;
         }
         burst->packets++;
-        if (vu_unlikely(length < (ssize_t)sizeof(header))) {
+        if (vu_unlikely(length < pair->port_header)) {
             vu_count(&rx.vring->counters.drops[VU_DROP_RUNT], 1); /* no tap does it, another socket may */
             continue;
         }
-        length -= (ssize_t)sizeof(header);
+        length -= pair->port_header;
         burst->bytes += (uint64_t)length;
         vu_port_expect(pair, (uint32_t)length);
         if (vu_likely(drop < 0))
-            drop = deliver_read(ops, &rx, &header, (uint32_t)length, in_place);
+            drop = deliver_read(ops, &rx, &header, (uint32_t)length, in_place, burst);
         pair->read_batch = VU_MIN(2 * pair->read_batch, VU_READ_BATCH);
-        /* A frame that is dropped after the read has left its bytes in buffers that stay in the ring. */
-        if (vu_unlikely(drop >= 0) && vu_logs(ops, rx.device) && in_place)
-            vu_log_mark_pieces(rx.device->log, rx.device->memory, vu_enqueue_pieces(&rx),
-                               rx.device->header_size, VU_MIN((uint64_t)length, in_place));
         if (vu_unlikely(drop >= 0))
             vu_count(&rx.vring->counters.drops[drop], 1);
     }
-    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.walked * VU_COST_PIECE;
+    vu_enqueue_cost(&rx, burst);
     vu_enqueue_end(ops, &rx);
     return state;
 }
@@ -205,7 +250,7 @@ static vu_always_inline int burst_from_source(const struct vu_ring_ops *ops, str
         burst->packets++;
         burst->bytes += pair->frame_size;
     }
-    burst->cost += rx.used * VU_COST_FRAME + rx.scratch->rx_pieces.walked * VU_COST_PIECE;
+    vu_enqueue_cost(&rx, burst);
     vu_enqueue_end(ops, &rx);
     return state;
 }
@@ -220,7 +265,7 @@ static vu_always_inline uint32_t serve_rx(const struct vu_ring_ops *ops, struct 
     while (!vu_burst_spent(&burst)) {
         int state;
 
-        if (pair->port_kind == VU_PORT_FD)
+        if (vu_port_has_fd(pair))
             state = pair->port_reads && !pair->port_gone ? burst_from_fd(ops, pair, &burst) : PORT_EMPTY;
         else
             state = pair->port_kind == VU_PORT_SOURCE ? burst_from_source(ops, pair, &burst) : PORT_EMPTY;

@@ -276,6 +276,11 @@ static vu_always_inline int vu_enqueue_copy(const struct vu_ring_ops *ops, struc
     return -1;
 }
 
+static vu_always_inline void vu_enqueue_cost(const struct vu_enqueue *rx, struct vu_burst *burst)
+{
+    burst->cost += rx->used * VU_COST_FRAME + rx->scratch->rx_pieces.walked * VU_COST_PIECE;
+}
+
 static vu_always_inline void vu_enqueue_end(const struct vu_ring_ops *ops, struct vu_enqueue *rx)
 {
     vu_ring_publish(ops, rx->vring, rx->scratch->rx, rx->used, &rx->tally);

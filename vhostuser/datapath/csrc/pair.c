@@ -145,7 +145,7 @@ void vu_pair_watch_port(struct vu_pair *pair)
     bool filling;
     int operation;
 
-    if (pair->port_kind != VU_PORT_FD)
+    if (!vu_port_has_fd(pair))
         return;
     filling = rx->enabled == VU_RING_ENABLED && !rx->parked &&
               (rx->state == VU_VRING_STARTING || rx->state == VU_VRING_RUNNING);
@@ -178,7 +178,7 @@ void vu_pair_port_gone(struct vu_pair *pair, int error)
         vu_pair_watch_port(pair);
 }
 
-int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t frame_size)
+int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t size)
 {
     unwatch_port(pair);
     pair->port_kind = (uint8_t)kind;
@@ -187,7 +187,10 @@ int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t
     pair->port_gone = false;
     pair->port_slow = false;
     pair->port_blocked = false;
-    pair->frame_size = frame_size;
+    if (vu_port_has_fd(pair))
+        pair->port_header = (uint8_t)size;
+    else
+        pair->frame_size = size;
     pair->read_batch = 1;
     pair->expected = EXPECTED_AT_FIRST;
     vu_member_follow(pair->device);

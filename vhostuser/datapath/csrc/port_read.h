@@ -14,7 +14,12 @@
 #define VU_PORT_READ_H
 
 #include "fill.h"
+#include "offload.h"
 #include "uring.h"
+
+/* What a frame that is cut up may have looked at of the guest's descriptors before no new burst begins for
+   it. */
+#define WALK_OF_SEGMENTS VU_PIECES
 
 /* Large frames come in runs: believe the largest at once and forget it slowly. */
 static vu_always_inline void vu_port_expect(struct vu_pair *pair, uint32_t length)
@@ -33,18 +38,18 @@ static vu_always_inline bool vu_port_reads_short(const struct vu_pair *pair)
 }
 
 /* Where a frame of a batch is to be read to; false when its chain is none for that. */
-static vu_always_inline bool vu_port_read_into(const struct vu_enqueue *rx, const struct vu_chain *chain,
-                                               struct vu_incoming *in, uint32_t expected)
+static vu_always_inline bool vu_port_read_into(const struct vu_enqueue *rx, const struct vu_pair *pair,
+                                               const struct vu_chain *chain, struct vu_incoming *in)
 {
     const struct iovec *piece = &rx->scratch->rx_pieces.piece[chain->first];
 
     /* In one piece: what a guest that takes no big frames gives, and one that merges buffers. */
-    if (rx->device->header_size != sizeof(in->header) || piece->iov_len < sizeof(in->header) + expected)
+    if (rx->device->header_size != sizeof(in->header) || piece->iov_len < sizeof(in->header) + pair->expected)
         return false;
     in->header = (struct vu_net_hdr){0};
     in->bytes = (uint8_t *)piece->iov_base + sizeof(in->header);
     in->room = (uint32_t)VU_MIN(piece->iov_len - sizeof(in->header), VU_FRAME_MAX);
-    in->list[0] = (struct iovec){&in->header, sizeof(in->header)};
+    in->list[0] = (struct iovec){&in->header, pair->port_header};
     in->list[1] = (struct iovec){in->bytes, in->room};
     /* Together no more than the tail holds, for all of it may have to go there. */
     in->list[2] = (struct iovec){in->tail, sizeof(in->tail) - in->room};
@@ -70,7 +75,7 @@ static vu_always_inline uint32_t vu_port_read_prepare(const struct vu_ring_ops *
             break;
         if (vu_port_reads_short(pair))
             in->list[0] = (struct iovec){in->tail, sizeof(in->tail)};
-        else if (!vu_port_read_into(rx, chain, in, pair->expected))
+        else if (!vu_port_read_into(rx, pair, chain, in))
             break;
         count++;
     }
@@ -78,9 +83,9 @@ static vu_always_inline uint32_t vu_port_read_prepare(const struct vu_ring_ops *
 }
 
 /* Copies a frame out of the chain that it was read into, to the front of its tail. */
-static vu_always_inline void vu_port_read_save(struct vu_incoming *in)
+static vu_always_inline void vu_port_read_save(struct vu_incoming *in, uint32_t header_size)
 {
-    uint32_t length = (uint32_t)in->result - (uint32_t)sizeof(in->header);
+    uint32_t length = (uint32_t)in->result - header_size;
     uint32_t there = VU_MIN(length, in->room);
 
     memmove(in->tail + there, in->tail, length - there);
@@ -88,16 +93,92 @@ static vu_always_inline void vu_port_read_save(struct vu_incoming *in)
     in->bytes = in->tail;
 }
 
-/* Delivers a frame of a batch; -1, or the enum vu_drop.  *straight: the next chain is the one that it lies
- * in. */
+/* Those from `i` on. */
+static vu_noinline void vu_port_read_save_all(struct vu_incoming *in, uint32_t i, uint32_t count,
+                                              uint32_t header_size)
+{
+    for (; i < count; i++) {
+        if (in[i].result >= (int32_t)header_size)
+            vu_port_read_save(&in[i], header_size);
+    }
+}
+
+/* The tag goes back to where the kernel had it from.  The frame begins VU_TAG_SIZE bytes earlier then. */
+static inline uint8_t *vu_port_put_tag(uint8_t *frame, struct vu_net_hdr *header, uint32_t tag)
+{
+    uint8_t *begins = frame - VU_TAG_SIZE;
+    uint32_t network = htobe32(tag);
+
+    memmove(begins, frame, 12);
+    memcpy(begins + 12, &network, sizeof(network));
+    if (header->flags & VU_HDR_F_NEEDS_CSUM)
+        vu_write_le16(&header->csum_start, (uint16_t)(vu_read_le16(&header->csum_start) + VU_TAG_SIZE));
+    if (header->gso_type != VU_GSO_NONE)
+        vu_write_le16(&header->hdr_len, (uint16_t)(vu_read_le16(&header->hdr_len) + VU_TAG_SIZE));
+    return begins;
+}
+
+/* Space for one more segment: when this burst's own is used up, another begins, unless nothing came of this
+   one or the guest has been looked at for long enough. */
+static vu_always_inline void vu_port_read_room(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
+                                               struct vu_burst *burst, uint32_t *walked)
+{
+    if (vu_likely(vu_enqueue_room(rx)) || rx->error || !rx->used || *walked > WALK_OF_SEGMENTS)
+        return;
+    *walked += rx->scratch->rx_pieces.walked;
+    vu_enqueue_cost(rx, burst);
+    vu_enqueue_end(ops, rx);
+    vu_enqueue_begin(rx, rx->vring->pair, rx->scratch);
+}
+
+/* Delivers a frame with which something is to be done first: it is in private memory, with VU_TAG_SIZE bytes
+   to spare in front of it.  tag: as vu_message_tag has it.  A packet socket cannot be told what offloads are
+   wanted, and has segments of 64 KiB for any guest; a tap has had them for an earlier one. */
+static vu_noinline int vu_port_read_finish(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
+                                           struct vu_net_hdr *header, uint8_t *frame, uint32_t length,
+                                           uint32_t tag, struct vu_burst *burst)
+{
+    struct iovec whole;
+    struct vu_finish finish;
+    uint32_t walked = 0;
+    int drop;
+
+    if (tag) {
+        frame = vu_port_put_tag(frame, header, tag);
+        length += VU_TAG_SIZE;
+    }
+    if (length > VU_FRAME_MAX)
+        return VU_DROP_OVERSIZE;
+    drop = vu_net_hdr_deliver(header, rx->device->features);
+    if (drop < 0) {
+        whole = (struct iovec){frame, length};
+        return vu_enqueue_copy(ops, rx, header, NULL, vu_cursor_at(&whole, 0), length);
+    }
+    if (drop != VU_DROP_RECEIVER_OFFLOAD)
+        return drop;
+    drop = vu_net_hdr_check(header, length, ~0ull);
+    if (drop >= 0)
+        return drop;
+    if (!vu_finish_begin(&finish, frame, length, header))
+        return VU_DROP_RECEIVER_OFFLOAD;
+    burst->cost += vu_cost_bytes(length);
+    for (; finish.length && drop < 0; vu_finish_next(&finish)) {
+        struct vu_net_hdr plain = {0};
+
+        vu_port_read_room(ops, rx, burst, &walked);
+        drop = vu_enqueue_copy(ops, rx, &plain, NULL, vu_cursor_at(finish.piece, 0), finish.length);
+    }
+    return drop;
+}
+
+/* Delivers a frame of a batch as it is; -1, or the enum vu_drop.  straight: the next chain is the one that it
+   lies in. */
 static vu_always_inline int vu_port_read_deliver(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                                  struct vu_incoming *in, uint32_t length, bool straight)
 {
     struct iovec whole = {in->bytes, length};
-    int drop = vu_net_hdr_deliver(&in->header, rx->device->features);
+    int drop;
 
-    if (vu_unlikely(drop >= 0))
-        return drop;
     if (vu_unlikely(!straight))
         return vu_enqueue_copy(ops, rx, &in->header, NULL, vu_cursor_at(&whole, 0), length);
     drop = vu_enqueue_filter(rx, NULL, vu_cursor_at(&whole, 0), length);
@@ -106,72 +187,87 @@ static vu_always_inline int vu_port_read_deliver(const struct vu_ring_ops *ops, 
     return drop;
 }
 
+static vu_always_inline void vu_port_read_submit(struct vu_pair *pair, struct vu_incoming *in, bool in_pieces)
+{
+    struct vu_uring *uring = pair->worker->uring;
+    uint32_t pieces = in_pieces ? VU_ARRAY_SIZE(in->list) : 1;
+
+    if (pair->port_kind == VU_PORT_PACKET) {
+        vu_message_begin(&in->message, in->list, pieces);
+        vu_uring_receive(uring, pair->port_fd, &in->message.header, &in->result);
+    } else if (in_pieces) {
+        vu_uring_readv(uring, pair->port_fd, in->list, pieces, &in->result);
+    } else {
+        vu_uring_read(uring, pair->port_fd, in->list, &in->result);
+    }
+}
+
 /* Reads `count` frames, which were prepared.  0: all came; -errno of the first that did not: -EAGAIN when the
    port has no more. */
 static vu_always_inline int vu_port_read_batch(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                                struct vu_pair *pair, uint32_t count, struct vu_burst *burst)
 {
     struct vu_incoming *in = rx->scratch->in;
+    const uint32_t header_size = pair->port_header;
+    const bool packets = pair->port_kind == VU_PORT_PACKET;
     bool straight = !vu_port_reads_short(pair);
     uint32_t came = 0;
     int error = 0;
 
-    for (uint32_t i = 0; i < count; i++) {
-        if (straight)
-            vu_uring_readv(pair->worker->uring, pair->port_fd, in[i].list, VU_ARRAY_SIZE(in[i].list),
-                           &in[i].result);
-        else
-            vu_uring_read(pair->worker->uring, pair->port_fd, in[i].list, &in[i].result);
-    }
+    for (uint32_t i = 0; i < count; i++)
+        vu_port_read_submit(pair, &in[i], straight);
     vu_uring_run(pair->worker->uring);
     if (!straight) {
         for (uint32_t i = 0; i < count; i++) {
-            memcpy(&in[i].header, in[i].tail, sizeof(in[i].header));
-            in[i].bytes = in[i].tail + sizeof(in[i].header);
+            in[i].header = (struct vu_net_hdr){0};
+            memcpy(&in[i].header, in[i].tail, header_size);
+            in[i].bytes = in[i].tail + header_size;
         }
     }
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t length;
-        int drop;
+        uint32_t length = 0, tag = 0;
+        bool works = false, is_frame = false;
+        int drop = -1;
 
         if (vu_unlikely(in[i].result <= 0)) {
             if (!error)
                 error = in[i].result ? in[i].result : -EAGAIN;
             /* A tap took this one frame off its queue and cannot describe it to us. */
             if (in[i].result == -EINVAL)
-                vu_count(&rx->vring->counters.drops[VU_DROP_PORT_REFUSED], 1);
-            length = 0;
-            drop = VU_DROP_RUNT;
+                drop = VU_DROP_PORT_REFUSED;
         } else {
             came++;
             burst->packets++;
-            length = (uint32_t)in[i].result - (uint32_t)sizeof(in[i].header);
-            drop = in[i].result < (int32_t)sizeof(in[i].header) ? VU_DROP_RUNT : -1;
-            if (vu_unlikely(drop >= 0))
-                vu_count(&rx->vring->counters.drops[drop], 1);
+            length = (uint32_t)in[i].result - header_size;
+            is_frame = in[i].result >= (int32_t)header_size;
+            if (vu_unlikely(!is_frame))
+                drop = VU_DROP_RUNT;
         }
-        if (vu_likely(drop < 0)) {
+        if (vu_likely(is_frame)) {
             burst->bytes += length;
             vu_port_expect(pair, length);
-        }
-        if (vu_unlikely(straight && (drop >= 0 || length > in[i].room))) {
-            straight = false;
-            for (uint32_t j = i; j < count; j++) {
-                if (in[j].result >= (int32_t)sizeof(in[j].header))
-                    vu_port_read_save(&in[j]);
+            if (packets) {
+                tag = vu_message_tag(&in[i].message);
+                if (vu_unlikely(vu_message_is_cut(&in[i].message)))
+                    drop = VU_DROP_OVERSIZE;
             }
+            if (vu_likely(drop < 0))
+                drop = vu_net_hdr_deliver(&in[i].header, rx->device->features);
+            works = drop == VU_DROP_RECEIVER_OFFLOAD || (tag && drop < 0);
         }
-        if (vu_unlikely(drop >= 0))
-            continue;
-        drop = vu_port_read_deliver(ops, rx, &in[i], length, straight);
+        if (vu_unlikely(straight && (!is_frame || works || drop >= 0 || length > in[i].room))) {
+            straight = false;
+            vu_port_read_save_all(in, i, count, header_size);
+        }
+        if (vu_unlikely(works))
+            drop = vu_port_read_finish(ops, rx, &in[i].header, in[i].bytes, length, tag, burst);
+        else if (vu_likely(is_frame && drop < 0))
+            drop = vu_port_read_deliver(ops, rx, &in[i], length, straight);
         if (vu_unlikely(drop >= 0)) {
             vu_count(&rx->vring->counters.drops[drop], 1);
             if (straight) {
                 straight = false;
-                for (uint32_t j = i + 1; j < count; j++) {
-                    if (in[j].result >= (int32_t)sizeof(in[j].header))
-                        vu_port_read_save(&in[j]);
-                }
+                vu_port_read_save_all(in, i + 1, count, header_size);
             }
         }
     }

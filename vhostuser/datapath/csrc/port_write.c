@@ -24,7 +24,7 @@ static uint32_t list_frame(const struct vu_pair *pair, uint32_t i)
     struct vu_outgoing *out = &pair->worker->scratch->out[i];
     uint32_t count = 1;
 
-    out->list[0] = (struct iovec){&out->header, sizeof(out->header)};
+    out->list[0] = (struct iovec){&out->header, pair->port_header};
     if (vu_iov_slice(out->list, &count, VU_ARRAY_SIZE(out->list), frame_at(pair, i), out->length) <
         out->length)
         return 0;
@@ -41,8 +41,10 @@ static uint32_t prepare(const struct vu_pair *pair, uint32_t i)
 
     if (out->length > VU_SHORT_FRAME)
         return out->pieces = list_frame(pair, i);
-    vu_iov_gather(out->bytes, frame_at(pair, i), out->length);
-    out->list[0] = (struct iovec){&out->header, sizeof(out->header) + out->length};
+    /* A header of 10 bytes ends before num_buffers, which is the receiver's to set: there the frame begins.
+     */
+    vu_iov_gather((uint8_t *)out + pair->port_header, frame_at(pair, i), out->length);
+    out->list[0] = (struct iovec){out, pair->port_header + out->length};
     return out->pieces = 1;
 }
 
@@ -134,6 +136,7 @@ static int write_failed(struct vu_pair *pair, int error)
         vu_device_fault(pair, VU_ERR_MEMORY_FAULT, 0);
         return STOP;
     case EBADFD:
+    case ENXIO: /* the interface of a packet socket */
         vu_pair_port_gone(pair, error);
         return VU_DROP_PORT_DOWN;
     case EIO: /* a tap that is administratively down */
@@ -141,6 +144,10 @@ static int write_failed(struct vu_pair *pair, int error)
         return VU_DROP_PORT_DOWN;
     case EINVAL:
         return VU_DROP_PORT_REFUSED;
+    case EMSGSIZE: /* above the MTU of a packet socket's interface */
+        return VU_DROP_OVERSIZE;
+    case ENOBUFS: /* its queue is full, and does not tell when it no longer is */
+        return VU_DROP_NO_BUFFERS;
     default:
         return VU_DROP_PORT_ERROR;
     }

@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "iov.h"
 #include "net_hdr.h"
+#include "packet.h"
 #include "ring.h"
 #include "ticket.h"
 #include "uring.h"
@@ -87,6 +88,7 @@ struct vu_pair {
     bool port_slow; /* it knows no writes that do not wait: no io_uring */
     bool port_gone; /* EBADFD: not touched again until the port is set anew */
     uint8_t port_kind;
+    uint8_t port_header; /* bytes of the virtio-net header on port_fd */
     int port_fd;
     uint32_t port_watched; /* epoll bits now asked for */
     uint32_t frame_size;   /* of VU_PORT_SOURCE */
@@ -103,6 +105,11 @@ struct vu_pair {
     struct vu_control *control; /* of a pair that has ever been VU_PORT_CONTROL */
     uint64_t spent;             /* what its turns cost (about ns), ever; read by anybody */
 };
+
+static vu_always_inline bool vu_port_has_fd(const struct vu_pair *pair)
+{
+    return pair->port_kind == VU_PORT_FD || pair->port_kind == VU_PORT_PACKET;
+}
 
 #define VU_FILTER_HEAD (VU_ETH_HEADER + 4)
 
@@ -141,6 +148,10 @@ struct vu_forward {
 
 #define VU_READ_BATCH 16
 
+/* A VLAN tag that a packet socket gives beside the frame has to go back into it: so much is kept free in
+   front of a frame in private memory. */
+#define VU_TAG_SIZE 4
+
 /* A frame on its way from a port's fd into a receive chain. */
 struct vu_incoming {
     struct vu_net_hdr header;
@@ -148,6 +159,8 @@ struct vu_incoming {
     uint32_t room;  /* bytes of the frame that its chain takes, where it is read into that */
     uint8_t *bytes; /* where they are; all of it, if it is in the tail */
     struct iovec list[3];
+    struct vu_message message; /* of a packet socket */
+    uint8_t before[VU_TAG_SIZE];
     /* The others; of a short one all, header included. */
     uint8_t tail[VU_FRAME_MAX + 2 * VU_NET_HDR_SIZE];
 };
@@ -169,7 +182,8 @@ struct vu_scratch {
     struct vu_pieces tx_pieces;
     struct vu_pieces rx_pieces;
     uint8_t tail[VU_FRAME_MAX + VU_NET_HDR_SIZE];   /* behind the guest's buffers when a port is read */
-    uint8_t linear[VU_FRAME_MAX + VU_NET_HDR_SIZE]; /* a frame in too many pieces for one system call */
+    struct vu_message message;                      /* of a packet socket */
+    uint8_t linear[VU_FRAME_MAX + VU_NET_HDR_SIZE]; /* one frame: in too many pieces, or to be worked on */
 };
 
 #define VU_EVENTS 256
