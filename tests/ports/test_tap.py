@@ -14,6 +14,7 @@ from vhostuser.datapath.port_ops import NET_HEADER_SIZE, PortKind
 from vhostuser.errors import EnvironmentLacksError, UsageError
 from vhostuser.ports import tun
 from vhostuser.ports.base import parse_port
+from vhostuser.ports.interface import Interface
 from vhostuser.ports.tap import TapPort
 from vhostuser.wire.features import VirtioFeature
 
@@ -180,18 +181,6 @@ def test_the_user_of_a_tap_needs_no_privilege() -> None:
         port.start(TSO4)
         port.close()
     os.close(fd)
-
-
-def test_a_name_over_15_bytes() -> None:
-    assert TapPort("a" * 15).name == "a" * 15
-    with pytest.raises(EnvironmentLacksError, match="has 16 bytes and an interface name at most 15"):
-        TapPort("ä" * 8)
-
-
-@pytest.mark.parametrize("name", ["a/b", "a:b", "tap%d", "a b", ".", "..", "a\x07", "a\u00a0b"])
-def test_names_that_no_interface_can_have(name: str) -> None:
-    with pytest.raises(UsageError, match="is no interface name"):
-        TapPort(name)
 
 
 @pytest.mark.parametrize(
@@ -469,7 +458,7 @@ def test_the_mtu() -> None:
     port = TapPort("vm1")
     port.open(1)
     port.set_mtu(9000)
-    interface = tun.Interface("vm1")
+    interface = Interface("vm1")
     assert interface.get_mtu() == 9000
     with pytest.raises(EnvironmentLacksError, match="the MTU of tap vm1 cannot be set to 60"):
         port.set_mtu(60)

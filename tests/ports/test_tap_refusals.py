@@ -8,7 +8,8 @@ import os
 import pytest
 
 from vhostuser.errors import EnvironmentLacksError
-from vhostuser.ports import tap_refusals, tun
+from vhostuser.ports import tap_refusals
+from vhostuser.ports.interface import Interface
 
 
 def failure(number: int) -> OSError:
@@ -32,7 +33,7 @@ def test_the_tun_device(number: int, sentence: str) -> None:
 
 
 def test_an_error_that_nobody_expected_is_told_as_it_is() -> None:
-    interface = tun.Interface("vm1")
+    interface = Interface("vm1")
     sentence = str(tap_refusals.not_attached(failure(errno.ENOMEM), interface, 1))
     assert sentence.startswith("tap vm1 cannot be opened (Cannot allocate memory)")
     interface.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 import pytest
 
 from tests.ports import taps
 from vhostuser.ports import tun
+from vhostuser.ports.interface import Interface
 
 pytestmark = pytest.mark.usefixtures("namespace")
 
@@ -22,25 +22,11 @@ def test_the_kernel_names_a_tap() -> None:
 
 def test_both_ways_to_the_hardware_address_agree() -> None:
     fd = taps.make_tap("vm1")
-    interface = tun.Interface("vm1")
+    interface = Interface("vm1")
     assert tun.get_hardware_address(fd) == interface.get_hardware_address()
     assert len(interface.get_hardware_address()) == 6
     interface.close()
     os.close(fd)
-
-
-def test_what_drives_an_interface() -> None:
-    fds = [taps.make_tap("vm1"), taps.make_tap("tun7", tun.IFF_TUN)]
-    tap, tunnel, none = tun.Interface("vm1"), tun.Interface("tun7"), tun.Interface("vm2")
-    assert tap.get_driver() == ("tun", "tap")
-    assert tunnel.get_driver() == ("tun", "tun")
-    with pytest.raises(OSError, match="No such device") as failure:
-        none.get_driver()
-    assert failure.value.errno == errno.ENODEV
-    for interface in (tap, tunnel, none):
-        interface.close()
-    for fd in fds:
-        os.close(fd)
 
 
 def test_a_queue_cannot_be_detached_twice() -> None:
@@ -56,7 +42,7 @@ def test_a_queue_cannot_be_detached_twice() -> None:
 
 def test_a_queue_holds_as_many_frames_as_the_interface_says() -> None:
     fd = taps.make_tap("vm1")
-    interface = tun.Interface("vm1")
+    interface = Interface("vm1")
     length = interface.get_queue_length()
     interface.bring_up()
     os.set_blocking(fd, False)

@@ -21,6 +21,7 @@ from vhostuser.errors import UsageError
 from vhostuser.options import parse_number, parse_switch, split_pairs
 from vhostuser.ports import tap_refusals, tun
 from vhostuser.ports.base import ALL_OFFLOADS, MAX_FRAME
+from vhostuser.ports.interface import Interface, check_name
 from vhostuser.wire.features import VirtioFeature
 
 _FLAGS = tun.IFF_TAP | tun.IFF_NO_PI | tun.IFF_VNET_HDR
@@ -54,7 +55,7 @@ class TapPort:
         if bool(name) == bool(fds):
             raise UsageError("a tap port needs either a name, as in tap:vm1, or fds, as in tap:fd=7")
         if name:
-            _check_name(name)
+            check_name(name)
         if len(set(fds)) != len(fds):
             raise UsageError(f"port tap:fd={':'.join(map(str, fds))} names an fd twice")
         self.name = name
@@ -65,7 +66,7 @@ class TapPort:
         self._fds: list[int] = []
         self._attached: list[bool] = []
         self._multi_queue = True
-        self._interface: tun.Interface | None = None
+        self._interface: Interface | None = None
 
     @classmethod
     def from_options(cls, options: str) -> Self:
@@ -152,7 +153,7 @@ class TapPort:
 
     def _attach_by_name(self, queues: int) -> bool:
         """Opens the queues; True if the tap was not there before."""
-        self._interface = interface = tun.Interface(self.name)
+        self._interface = interface = Interface(self.name)
         self._fds.append(_open_device())
         created = self._attach_first(interface, queues)
         try:
@@ -164,7 +165,7 @@ class TapPort:
         self._attached = [True] * queues
         return created
 
-    def _attach_first(self, interface: tun.Interface, queues: int) -> bool:
+    def _attach_first(self, interface: Interface, queues: int) -> bool:
         # IFF_TUN_EXCL answers EBUSY for a name that exists, before any check of rights: the one way to know
         # who made the tap, in any network namespace and with no look at a file system.
         try:
@@ -199,7 +200,7 @@ class TapPort:
             )
         for fd in self._fds:
             self._adopt_one(fd, queues)
-        interface = tun.Interface(self.name)
+        interface = Interface(self.name)
         if _is_same(interface, self._fds[0]):
             self._interface = interface
         else:
@@ -310,16 +311,6 @@ def _tun_offloads(features: VirtioFeature) -> int:
     return flags
 
 
-def _check_name(name: str) -> None:
-    # The kernel's dev_valid_name(), and no '%': TUNSETIFF would take that as a pattern for a free name.
-    if len(name.encode()) > tun.MAX_NAME:
-        raise tap_refusals.name_too_long(name)
-    if name in (".", "..") or not name.isprintable() or any(letter in "/:% " for letter in name):
-        raise UsageError(
-            f"'{name}' is no interface name: it may not have '/', ':', '%', blanks, or be '.' or '..'"
-        )
-
-
 def _open_device() -> int:
     try:
         return os.open(tun.TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -335,7 +326,7 @@ def _is_open(fd: int) -> bool:
         return False
 
 
-def _is_same(interface: tun.Interface, fd: int) -> bool:
+def _is_same(interface: Interface, fd: int) -> bool:
     """Whether the interface of that name here is the one behind `fd`, which may be in another namespace."""
     try:
         return interface.get_hardware_address() == tun.get_hardware_address(fd)

@@ -7,6 +7,7 @@ import os
 
 from vhostuser.errors import EnvironmentLacksError
 from vhostuser.ports import tun
+from vhostuser.ports.interface import Interface
 
 _FLAG_NAMES = {
     tun.IFF_TAP: "IFF_TAP",
@@ -34,14 +35,7 @@ def no_device(error: OSError) -> EnvironmentLacksError:
     return EnvironmentLacksError(text)
 
 
-def name_too_long(name: str) -> EnvironmentLacksError:
-    return EnvironmentLacksError(
-        f"the tap name '{name}' has {len(name.encode())} bytes and an interface name at most {tun.MAX_NAME}: "
-        f"choose a shorter one"
-    )
-
-
-def not_attached(error: OSError, interface: tun.Interface, queues: int) -> EnvironmentLacksError:
+def not_attached(error: OSError, interface: Interface, queues: int) -> EnvironmentLacksError:
     """TUNSETIFF failed for a tap by name."""
     name = interface.name
     add = f"'ip tuntap add {name} mode tap multi_queue vnet_hdr user {_user()}'"
@@ -125,7 +119,7 @@ def two_taps(name: str, other: str) -> EnvironmentLacksError:
     )
 
 
-def _driver(interface: tun.Interface) -> str | None:
+def _driver(interface: Interface) -> str | None:
     """The word tap, or what it is instead, or None when there is no interface of that name."""
     try:
         driver, bus = interface.get_driver()

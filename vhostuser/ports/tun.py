@@ -1,4 +1,4 @@
-"""The kernel's tun driver and interface ioctls: the numbers, and one function for each call.
+"""The kernel's tun driver: the numbers, and one function for each call.
 
 Everything raises OSError as the kernel gives it; which sentence a user reads is `tap`'s business. The
 numbers are written out because the headers of older systems lack some of them (Debian 12: TUN_F_USO4).
@@ -7,11 +7,10 @@ numbers are written out because the headers of older systems lack some of them (
 from __future__ import annotations
 
 import os
-import socket
 import struct
-import sys
-from array import array
 from fcntl import ioctl
+
+from vhostuser.ports.interface import IFREQ_FLAGS, IFREQ_HWADDR, SIOCGIFHWADDR, zero_ended
 
 TUN_DEVICE = "/dev/net/tun"
 
@@ -33,8 +32,6 @@ TUN_F_USO4 = 0x20
 TUN_F_USO6 = 0x40
 
 MAX_QUEUES = 256
-MAX_NAME = 15
-"""IFNAMSIZ less the final zero."""
 
 # Some architectures put the direction of an ioctl into three bits instead of two (<asm/ioctl.h>).
 _WIDE = os.uname().machine.startswith(("ppc", "mips", "sparc", "alpha"))
@@ -51,39 +48,22 @@ _TUNSETQUEUE = _WRITE | _TUN | 217
 _TUNSETVNETLE = _WRITE | _TUN | 220
 _TUNSETCARRIER = _WRITE | _TUN | 226
 
-_SIOCGIFFLAGS = 0x8913
-_SIOCSIFFLAGS = 0x8914
-_SIOCGIFMTU = 0x8921
-_SIOCSIFMTU = 0x8922
-_SIOCGIFHWADDR = 0x8927
-_SIOCGIFTXQLEN = 0x8942
-_SIOCETHTOOL = 0x8946
-_ETHTOOL_GDRVINFO = 3
-_IFF_UP = 1
-
-# struct ifreq: 16 bytes of name and 24 bytes of a union.
-_IFREQ_FLAGS = struct.Struct("16sH22x")
-_IFREQ_INT = struct.Struct("16si20x")
-_IFREQ_HWADDR = struct.Struct("16sH6s16x")
-_IFREQ_POINTER = struct.Struct("16sP16x" if struct.calcsize("P") == 8 else "16sP20x")
-_DRVINFO_SIZE = 196
-
 
 def set_interface(fd: int, name: str, flags: int) -> str:
     """TUNSETIFF: makes or attaches the interface; returns its name."""
-    request = ioctl(fd, _TUNSETIFF, _IFREQ_FLAGS.pack(name.encode(), flags))
-    return _text(_IFREQ_FLAGS.unpack(request)[0])
+    request = ioctl(fd, _TUNSETIFF, IFREQ_FLAGS.pack(name.encode(), flags))
+    return zero_ended(IFREQ_FLAGS.unpack(request)[0])
 
 
 def get_interface(fd: int) -> tuple[str, int]:
     """TUNGETIFF: name and IFF_* flags, IFF_DETACH_QUEUE among them for a queue that is detached."""
-    name, flags = _IFREQ_FLAGS.unpack(ioctl(fd, _TUNGETIFF, bytes(_IFREQ_FLAGS.size)))
-    return _text(name), flags
+    name, flags = IFREQ_FLAGS.unpack(ioctl(fd, _TUNGETIFF, bytes(IFREQ_FLAGS.size)))
+    return zero_ended(name), flags
 
 
 def get_hardware_address(fd: int) -> bytes:
     """The MAC of the interface behind a tun fd, in whatever network namespace that is."""
-    address: bytes = _IFREQ_HWADDR.unpack(ioctl(fd, _SIOCGIFHWADDR, bytes(_IFREQ_HWADDR.size)))[2]
+    address: bytes = IFREQ_HWADDR.unpack(ioctl(fd, SIOCGIFHWADDR, bytes(IFREQ_HWADDR.size)))[2]
     return address
 
 
@@ -113,56 +93,4 @@ def set_carrier(fd: int, carrier: bool) -> None:
 
 def set_queue(fd: int, attached: bool) -> None:
     """TUNSETQUEUE: EINVAL when the queue is so already."""
-    ioctl(fd, _TUNSETQUEUE, _IFREQ_FLAGS.pack(b"", IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE))
-
-
-class Interface:
-    """One network interface by name, in the network namespace in which this object was made."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        # Any socket takes interface ioctls; AF_UNIX is there also in a sandbox without AF_INET.
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def bring_up(self) -> None:
-        flags = self._get_flags() | _IFF_UP
-        ioctl(self._socket, _SIOCSIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), flags))
-
-    def get_mtu(self) -> int:
-        return self._get_int(_SIOCGIFMTU)
-
-    def set_mtu(self, mtu: int) -> None:
-        ioctl(self._socket, _SIOCSIFMTU, _IFREQ_INT.pack(self.name.encode(), mtu))
-
-    def get_queue_length(self) -> int:
-        """How many frames wait at most on each queue of a tun interface."""
-        return self._get_int(_SIOCGIFTXQLEN)
-
-    def get_hardware_address(self) -> bytes:
-        request = ioctl(self._socket, _SIOCGIFHWADDR, _IFREQ_HWADDR.pack(self.name.encode(), 0, b""))
-        address: bytes = _IFREQ_HWADDR.unpack(request)[2]
-        return address
-
-    def get_driver(self) -> tuple[str, str]:
-        """Driver and bus as `ethtool -i` has them: ("tun", "tap") for a tap."""
-        info = array("B", _ETHTOOL_GDRVINFO.to_bytes(4, sys.byteorder))
-        info.frombytes(bytes(_DRVINFO_SIZE - 4))
-        ioctl(self._socket, _SIOCETHTOOL, _IFREQ_POINTER.pack(self.name.encode(), info.buffer_info()[0]))
-        answer = info.tobytes()
-        return _text(answer[4:36]), _text(answer[100:132])
-
-    def _get_flags(self) -> int:
-        request = ioctl(self._socket, _SIOCGIFFLAGS, _IFREQ_FLAGS.pack(self.name.encode(), 0))
-        flags: int = _IFREQ_FLAGS.unpack(request)[1]
-        return flags
-
-    def _get_int(self, number: int) -> int:
-        value: int = _IFREQ_INT.unpack(ioctl(self._socket, number, _IFREQ_INT.pack(self.name.encode(), 0)))[1]
-        return value
-
-
-def _text(zero_ended: bytes) -> str:
-    return zero_ended.split(b"\0", 1)[0].decode(errors="replace")
+    ioctl(fd, _TUNSETQUEUE, IFREQ_FLAGS.pack(b"", IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE))
