@@ -169,6 +169,25 @@ def test_segments_come_in_the_place_of_the_frame(
     assert rx.counters.drops == {}
 
 
+def test_segments_of_frames_that_lie_in_the_chains_that_they_go_to(
+    bench: Bench, deep: Wire, kind: PortKind
+) -> None:
+    """Read where it belongs, each frame is in the chain of a segment of the one before."""
+    rx, _ = started(bench, deep, MODERN, 512, kind=kind)
+    packet = Packet(4, True, content(6000))
+    frames: list[Put] = [(frame(number, 3000), PLAIN) for number in range(30)]
+    frames[3:25] = [(packet.build(), packet.header(1448, TCPV4))] * 22
+
+    got = gets(bench, rx, deep, *frames, buffers=200, room=7000)
+
+    assert got[:3] + got[-5:] == [sent for sent, header in frames if header == PLAIN]
+    segments = got[3:-5]
+    for _ in range(22):
+        parts = [packet.check(segments.pop(0), n, 1448, n == 4) for n in range(5)]
+        assert b"".join(parts) == packet.payload
+    assert segments == []
+
+
 def test_congestion_is_told_of_once(bench: Bench, deep: Wire, kind: PortKind) -> None:
     rx, _ = started(bench, deep, MERGES | V.GUEST_CSUM | V.GUEST_TSO4, kind=kind)
     packet = Packet(4, True, content(5000), flags=CWR | ACK)

@@ -28,7 +28,7 @@ def test_net_vhost_is_measured(folder: Path, mode: str, works: str) -> None:
             "--seconds",
             "0.1",
             "--runs",
-            "1",
+            "3",
             "--loss",
             "50",
         ]
@@ -45,5 +45,6 @@ def test_net_vhost_is_measured(folder: Path, mode: str, works: str) -> None:
     assert "dpdk" in document["backend"]
     assert [series["case"]["work"] for series in document["series"]] == works.split(",")
     for series in document["series"]:
-        assert series["samples"][0]["rate"] > 0
-        assert series["samples"][0]["cpu"] > 0
+        # One search for a rate without loss may fall into a moment in which the machine does something else.
+        assert max(sample["rate"] for sample in series["samples"]) > 0
+        assert max(sample["cpu"] for sample in series["samples"]) > 0

@@ -14,6 +14,7 @@ from vhostuser.errors import UsageError
 from vhostuser.ports import base
 from vhostuser.ports.base import ALL_OFFLOADS, parse_port, port_type
 from vhostuser.ports.echo import EchoPort
+from vhostuser.ports.packet import PacketPort
 from vhostuser.ports.sink import SinkPort
 from vhostuser.ports.source import SourcePort
 from vhostuser.ports.switch import SwitchPort
@@ -25,6 +26,7 @@ from vhostuser.wire.features import feature_names
     ("spec", "kind"),
     [
         ("echo", EchoPort),
+        ("packet:eth1", PacketPort),
         ("sink", SinkPort),
         ("source", SourcePort),
         ("source:size=60", SourcePort),
@@ -43,9 +45,9 @@ def test_a_spec_names_a_port(spec: str, kind: type[object]) -> None:
     [
         ("ecko", "there is no port type 'ecko' (did you mean 'echo'?)"),
         ("TAP:x", "there is no port type 'TAP' (did you mean 'tap'?)"),
-        ("xyz", "there is no port type 'xyz': it may be echo, sink, source, switch, tap"),
-        ("", "there is no port type '': it may be echo, sink, source, switch, tap"),
-        (":x", "there is no port type '': it may be echo, sink, source, switch, tap"),
+        ("xyz", "there is no port type 'xyz': it may be echo, packet, sink, source, switch, tap"),
+        ("", "there is no port type '': it may be echo, packet, sink, source, switch, tap"),
+        (":x", "there is no port type '': it may be echo, packet, sink, source, switch, tap"),
     ],
 )
 def test_a_spec_that_names_none(spec: str, sentence: str) -> None:

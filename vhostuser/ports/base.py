@@ -40,6 +40,7 @@ ALL_OFFLOADS = (
 # importlib.metadata and reads every installed distribution, 70 ms that `serve` would wait for.
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
     "echo": ("vhostuser.ports.echo", "EchoPort"),
+    "packet": ("vhostuser.ports.packet", "PacketPort"),
     "sink": ("vhostuser.ports.sink", "SinkPort"),
     "source": ("vhostuser.ports.source", "SourcePort"),
     "switch": ("vhostuser.ports.switch", "SwitchPort"),

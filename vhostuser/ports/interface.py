@@ -24,7 +24,8 @@ SIOCGIFHWADDR = 0x8927
 _SIOCGIFTXQLEN = 0x8942
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GDRVINFO = 3
-IFF_UP = 1
+_IFF_UP = 1
+_ARPHRD_ETHER = 1
 
 # struct ifreq: 16 bytes of name and 24 bytes of a union.
 IFREQ_FLAGS = struct.Struct("16sH22x")
@@ -60,8 +61,14 @@ class Interface:
         self._socket.close()
 
     def bring_up(self) -> None:
-        flags = self._get_flags() | IFF_UP
+        flags = self._get_flags() | _IFF_UP
         ioctl(self._socket, _SIOCSIFFLAGS, IFREQ_FLAGS.pack(self.name.encode(), flags))
+
+    def is_up(self) -> bool:
+        return bool(self._get_flags() & _IFF_UP)
+
+    def is_ethernet(self) -> bool:
+        return self._get_hardware()[0] == _ARPHRD_ETHER
 
     def get_mtu(self) -> int:
         return self._get_int(_SIOCGIFMTU)
@@ -74,9 +81,7 @@ class Interface:
         return self._get_int(_SIOCGIFTXQLEN)
 
     def get_hardware_address(self) -> bytes:
-        request = ioctl(self._socket, SIOCGIFHWADDR, IFREQ_HWADDR.pack(self.name.encode(), 0, b""))
-        address: bytes = IFREQ_HWADDR.unpack(request)[2]
-        return address
+        return self._get_hardware()[1]
 
     def get_driver(self) -> tuple[str, str]:
         """Driver and bus as `ethtool -i` has them: ("tun", "tap") for a tap."""
@@ -85,6 +90,11 @@ class Interface:
         ioctl(self._socket, _SIOCETHTOOL, _IFREQ_POINTER.pack(self.name.encode(), info.buffer_info()[0]))
         answer = info.tobytes()
         return zero_ended(answer[4:36]), zero_ended(answer[100:132])
+
+    def _get_hardware(self) -> tuple[int, bytes]:
+        request = ioctl(self._socket, SIOCGIFHWADDR, IFREQ_HWADDR.pack(self.name.encode(), 0, b""))
+        _, kind, address = IFREQ_HWADDR.unpack(request)
+        return kind, address
 
     def _get_flags(self) -> int:
         request = ioctl(self._socket, _SIOCGIFFLAGS, IFREQ_FLAGS.pack(self.name.encode(), 0))
