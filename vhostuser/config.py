@@ -103,7 +103,9 @@ class DeviceConfig(_Checked, frozen=True, kw_only=True, rename="kebab", forbid_u
     client: Annotated[bool, Meta(description="connect to the socket, and again when it is lost")] = False
     reconnect_ms: Annotated[int, Meta(ge=1, le=3_600_000, description="time between attempts")] = 1000
     one_off: Annotated[bool, Meta(description="end after the first front-end")] = False
-    port: Annotated[str, Meta(description="where packets go: tap:NAME, echo, sink, source ...")] = ""
+    port: Annotated[
+        str, Meta(description="where packets go: tap:NAME, packet:IFNAME, switch:NAME, echo ...")
+    ] = ""
     queues: Annotated[int, Meta(ge=1, le=MAX_PAIRS, description="queue pairs of the port")] = 1
     mac: Annotated[MacAddress, Meta(description="the device's address; implies config-space")] | None = None
     mtu: (

@@ -125,7 +125,7 @@ def _caps(kind: str) -> PortCaps:
     from vhostuser.ports.base import parse_port
 
     # Some have to have a name; what they may offer does not hang on it.
-    return parse_port(f"{kind}:any" if kind in ("switch", "tap") else kind).caps
+    return parse_port(f"{kind}:any" if kind in ("packet", "switch", "tap") else kind).caps
 
 
 def _virtio_offer(kind: str, offer: Offer) -> VirtioFeature:

@@ -33,7 +33,10 @@ _SHARED = ("workers", "cpus", "poll", "postcopy", "loop", "log-level", "log-form
 @click.option("--reconnect-ms", metavar="MS", help="Time between two attempts to connect.  [default: 1000]")
 @click.option("--one-off", "-1", is_flag=True, help="End when the first front-end has gone.")
 @click.option(
-    "--port", metavar="PORT", help="Where packets go: tap:NAME, tap:fd=N, echo, sink, source[:size=N]."
+    "--port",
+    metavar="PORT",
+    help="Where packets go: tap:NAME, tap:fd=N, packet:IFNAME, switch:NAME[,vlan=N], echo, sink, "
+    "source[:size=N].",
 )
 @click.option("--queues", metavar="N", help="Queue pairs of the port.  [default: 1]")
 @click.option("--mac", metavar="MAC", help="Address of the device; implies --config-space.")
