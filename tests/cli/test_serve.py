@@ -126,7 +126,7 @@ def test_the_server_says_how_it_ended(server: FakeServer, status: int) -> None:
         ("-s /x --port echo --log-level inof", 2, "log-level=inof is unknown (did you mean 'info'?)"),
         ("-s /x --port echo --trace=", 2, "trace=: "),
         ("-s /x --port echo --mtu=", 2, "mtu= is not a number from 68 to 65535"),
-        ("-s /x --port tap:averyveryverylongname", 3, "the interface name 'averyveryverylongname' has 21 bytes"),
+        ("-s /x --port tap:averyveryverylongname", 3, "the interface name 'averyveryverylongname' has 21"),
         ("--config /none.toml", 3, "the configuration file /none.toml cannot be read"),
     ],
 )

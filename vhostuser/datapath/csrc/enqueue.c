@@ -24,6 +24,7 @@ static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair
                                            struct vu_net_hdr *header, size_t *in_place)
 {
     struct iovec list[1 + READ_PIECES + 1];
+    struct vu_message *message = rx->scratch->messages;
     uint32_t count = 1;
     ssize_t length;
     size_t room = rx->held - rx->device->header_size;
@@ -33,12 +34,14 @@ static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair
                              vu_cursor_at(vu_enqueue_pieces(rx), rx->device->header_size),
                              VU_MIN(room, VU_FRAME_MAX));
     list[count++] = (struct iovec){rx->scratch->tail, sizeof(rx->scratch->tail)};
-    if (pair->port_kind == VU_PORT_PACKET)
-        vu_message_begin(&rx->scratch->message, list, count);
+    if (pair->port_kind == VU_PORT_PACKET) {
+        *message = (struct vu_message){.list = list, .pieces = count};
+        vu_packet_receive(pair->port_fd, message, 1);
+        errno = -message->result;
+        return message->result;
+    }
     do
-        length = pair->port_kind == VU_PORT_PACKET
-                     ? recvmsg(pair->port_fd, &rx->scratch->message.header, MSG_DONTWAIT)
-                     : readv(pair->port_fd, list, (int)count);
+        length = readv(pair->port_fd, list, (int)count);
     while (vu_unlikely(length < 0 && errno == EINTR));
     return length;
 }
@@ -89,12 +92,13 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
                                          struct vu_burst *burst)
 {
     const bool packets = rx->vring->pair->port_kind == VU_PORT_PACKET;
+    const struct vu_message *message = rx->scratch->messages;
     uint64_t total = (uint64_t)length + rx->device->header_size;
     size_t in_place = VU_MIN(length, room);
-    uint32_t tag = packets ? vu_message_tag(&rx->scratch->message) : 0;
+    uint32_t tag = packets ? message->tag : 0;
     int drop = vu_net_hdr_deliver(header, rx->device->features);
 
-    if (packets && vu_unlikely(vu_message_is_cut(&rx->scratch->message)))
+    if (packets && vu_unlikely(message->cut))
         drop = VU_DROP_OVERSIZE;
     if (vu_unlikely(drop == VU_DROP_RECEIVER_OFFLOAD || (tag && drop < 0)))
         return finish_read(ops, rx, header, length, in_place, tag, burst);
@@ -134,7 +138,7 @@ static int read_failed(struct vu_pair *pair, int error)
 static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct vu_pair *pair,
                                           struct vu_burst *burst)
 {
-    const bool batches = !ops->general && pair->worker->uring;
+    const bool batches = !ops->general && (pair->worker->uring || pair->port_kind == VU_PORT_PACKET);
     struct vu_enqueue rx;
     int state = PORT_MORE;
 

@@ -3,12 +3,12 @@
  * Frames of a port's fd into receive chains.  The length is not known before the read, so a frame is given
  * the chains that one of the expected size needs and a private tail behind them.
  *
- * Several frames by one call of io_uring get a chain each.  While frames are short they are read with their
- * headers in one piece, into private memory, and copied: that costs less than what three pieces cost the
- * kernel (tests/bench/bench_tap_cpu.py).  Longer ones are read where they belong.  What then is not as
- * expected (a frame that is longer than its chain, one that is dropped, a read that found nothing while the
- * next one did) leaves a chain in between that is not used.  All frames behind it are copied out first, and
- * copied in again where they belong.
+ * Several frames by one call (io_uring; recvmmsg of a packet socket) get a chain each.  While frames are
+ * short they are read with their headers in one piece, into private memory, and copied: that costs less than
+ * what three pieces cost the kernel (tests/bench/bench_tap_cpu.py).  Longer ones are read where they belong.
+ * What then is not as expected (a frame that is longer than its chain, one that is dropped, a read that found
+ * nothing while the next one did) leaves a chain in between that is not used.  All frames behind it are
+ * copied out first, and copied in again where they belong.
  */
 #ifndef VU_PORT_READ_H
 #define VU_PORT_READ_H
@@ -132,8 +132,8 @@ static vu_always_inline void vu_port_read_room(const struct vu_ring_ops *ops, st
 }
 
 /* Delivers a frame with which something is to be done first: it is in private memory, with VU_TAG_SIZE bytes
-   to spare in front of it.  tag: as vu_message_tag has it.  A packet socket cannot be told what offloads are
-   wanted, and has segments of 64 KiB for any guest; a tap has had them for an earlier one. */
+   to spare in front of it.  tag: as struct vu_message has it.  A packet socket cannot be told what offloads
+   are wanted, and has segments of 64 KiB for any guest; a tap has had them for an earlier one. */
 static vu_noinline int vu_port_read_finish(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
                                            struct vu_net_hdr *header, uint8_t *frame, uint32_t length,
                                            uint32_t tag, struct vu_burst *burst)
@@ -187,19 +187,29 @@ static vu_always_inline int vu_port_read_deliver(const struct vu_ring_ops *ops, 
     return drop;
 }
 
-static vu_always_inline void vu_port_read_submit(struct vu_pair *pair, struct vu_incoming *in, bool in_pieces)
+/* By one call; in_pieces: where they belong. */
+static vu_always_inline void vu_port_read_all(struct vu_pair *pair, struct vu_scratch *scratch,
+                                              uint32_t count, bool in_pieces)
 {
     struct vu_uring *uring = pair->worker->uring;
-    uint32_t pieces = in_pieces ? VU_ARRAY_SIZE(in->list) : 1;
+    struct vu_incoming *in = scratch->in;
+    uint32_t pieces = in_pieces ? VU_ARRAY_SIZE(in->list) : 1, tried;
 
     if (pair->port_kind == VU_PORT_PACKET) {
-        vu_message_begin(&in->message, in->list, pieces);
-        vu_uring_receive(uring, pair->port_fd, &in->message.header, &in->result);
-    } else if (in_pieces) {
-        vu_uring_readv(uring, pair->port_fd, in->list, pieces, &in->result);
-    } else {
-        vu_uring_read(uring, pair->port_fd, in->list, &in->result);
+        for (uint32_t i = 0; i < count; i++)
+            scratch->messages[i] = (struct vu_message){.list = in[i].list, .pieces = pieces};
+        tried = vu_packet_receive(pair->port_fd, scratch->messages, count);
+        for (uint32_t i = 0; i < count; i++)
+            in[i].result = i < tried ? scratch->messages[i].result : -EAGAIN;
+        return;
     }
+    for (uint32_t i = 0; i < count; i++) {
+        if (in_pieces)
+            vu_uring_readv(uring, pair->port_fd, in[i].list, pieces, &in[i].result);
+        else
+            vu_uring_read(uring, pair->port_fd, in[i].list, &in[i].result);
+    }
+    vu_uring_run(uring);
 }
 
 /* Reads `count` frames, which were prepared.  0: all came; -errno of the first that did not: -EAGAIN when the
@@ -214,9 +224,7 @@ static vu_always_inline int vu_port_read_batch(const struct vu_ring_ops *ops, st
     uint32_t came = 0;
     int error = 0;
 
-    for (uint32_t i = 0; i < count; i++)
-        vu_port_read_submit(pair, &in[i], straight);
-    vu_uring_run(pair->worker->uring);
+    vu_port_read_all(pair, rx->scratch, count, straight);
     if (!straight) {
         for (uint32_t i = 0; i < count; i++) {
             in[i].header = (struct vu_net_hdr){0};
@@ -247,8 +255,8 @@ static vu_always_inline int vu_port_read_batch(const struct vu_ring_ops *ops, st
             burst->bytes += length;
             vu_port_expect(pair, length);
             if (packets) {
-                tag = vu_message_tag(&in[i].message);
-                if (vu_unlikely(vu_message_is_cut(&in[i].message)))
+                tag = rx->scratch->messages[i].tag;
+                if (vu_unlikely(rx->scratch->messages[i].cut))
                     drop = VU_DROP_OVERSIZE;
             }
             if (vu_likely(drop < 0))

@@ -67,13 +67,36 @@ static int32_t write_one(struct vu_pair *pair, uint32_t i)
     return written < 0 ? -errno : (int32_t)written;
 }
 
+/* The prepared frames of `from` .. `to` by one call; where it ended, that frame included. */
+static uint32_t send_batch(struct vu_pair *pair, uint32_t from, uint32_t to)
+{
+    struct vu_scratch *scratch = pair->worker->scratch;
+    uint32_t place[VU_BURST], count = 0, tried;
+
+    for (uint32_t i = from; i < to; i++) {
+        struct vu_outgoing *out = &scratch->out[i];
+
+        if (out->drop >= 0)
+            continue;
+        scratch->messages[count] = (struct vu_message){.list = out->list, .pieces = out->pieces};
+        place[count++] = i;
+    }
+    if (!count)
+        return to;
+    tried = vu_packet_send(pair->port_fd, scratch->messages, count);
+    for (uint32_t i = 0; i < tried; i++)
+        scratch->out[place[i]].result = scratch->messages[i].result;
+    return tried == count ? to : place[tried];
+}
+
 /* Writes what it can of `from` .. `to` by one call; where that ends.  Nothing when it ends at `from`. */
 static uint32_t write_batch(struct vu_pair *pair, uint32_t from, uint32_t to)
 {
+    const bool packets = pair->port_kind == VU_PORT_PACKET;
     struct vu_worker *worker = pair->worker;
     uint32_t end = from;
 
-    if (!worker->uring || pair->port_slow || to - from < LEAST_BATCH)
+    if (to - from < LEAST_BATCH || (!packets && (!worker->uring || pair->port_slow)))
         return from;
     for (; end < to; end++) {
         struct vu_outgoing *out = &worker->scratch->out[end];
@@ -81,6 +104,8 @@ static uint32_t write_batch(struct vu_pair *pair, uint32_t from, uint32_t to)
         if (out->drop < 0 && vu_unlikely(!prepare(pair, end)))
             break;
     }
+    if (packets)
+        return send_batch(pair, from, end);
     /* Only now, when guest memory cannot end the burst any more: what is in the ring is carried out. */
     for (uint32_t i = from; i < end; i++) {
         struct vu_outgoing *out = &worker->scratch->out[i];

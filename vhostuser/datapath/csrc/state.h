@@ -159,7 +159,6 @@ struct vu_incoming {
     uint32_t room;  /* bytes of the frame that its chain takes, where it is read into that */
     uint8_t *bytes; /* where they are; all of it, if it is in the tail */
     struct iovec list[3];
-    struct vu_message message; /* of a packet socket */
     uint8_t before[VU_TAG_SIZE];
     /* The others; of a short one all, header included. */
     uint8_t tail[VU_FRAME_MAX + 2 * VU_NET_HDR_SIZE];
@@ -182,7 +181,7 @@ struct vu_scratch {
     struct vu_pieces tx_pieces;
     struct vu_pieces rx_pieces;
     uint8_t tail[VU_FRAME_MAX + VU_NET_HDR_SIZE];   /* behind the guest's buffers when a port is read */
-    struct vu_message message;                      /* of a packet socket */
+    struct vu_message messages[VU_PACKET_BATCH];    /* to or from a packet socket */
     uint8_t linear[VU_FRAME_MAX + VU_NET_HDR_SIZE]; /* one frame: in too many pieces, or to be worked on */
 };
 

@@ -98,9 +98,8 @@ void vu_uring_free(struct vu_uring *ring)
     free(ring);
 }
 
-/* flags: RWF_* of a read or write, MSG_* of a message. */
 static void add(struct vu_uring *ring, uint8_t operation, int fd, const void *at, uint32_t count,
-                uint32_t flags, int32_t *result)
+                int32_t *result)
 {
     struct io_uring_sqe *entry = &ring->entries[ring->tail++ & ring->sq_mask];
 
@@ -110,33 +109,28 @@ static void add(struct vu_uring *ring, uint8_t operation, int fd, const void *at
                                    .off = 0,
                                    .addr = (uintptr_t)at,
                                    .len = count,
-                                   .msg_flags = flags,
+                                   .rw_flags = RWF_NOWAIT,
                                    .user_data = (uintptr_t)result};
 }
 
 void vu_uring_writev(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)
 {
-    add(ring, IORING_OP_WRITEV, fd, list, count, RWF_NOWAIT, result);
+    add(ring, IORING_OP_WRITEV, fd, list, count, result);
 }
 
 void vu_uring_write(struct vu_uring *ring, int fd, const struct iovec *piece, int32_t *result)
 {
-    add(ring, IORING_OP_WRITE, fd, piece->iov_base, (uint32_t)piece->iov_len, RWF_NOWAIT, result);
+    add(ring, IORING_OP_WRITE, fd, piece->iov_base, (uint32_t)piece->iov_len, result);
 }
 
 void vu_uring_readv(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result)
 {
-    add(ring, IORING_OP_READV, fd, list, count, RWF_NOWAIT, result);
+    add(ring, IORING_OP_READV, fd, list, count, result);
 }
 
 void vu_uring_read(struct vu_uring *ring, int fd, const struct iovec *piece, int32_t *result)
 {
-    add(ring, IORING_OP_READ, fd, piece->iov_base, (uint32_t)piece->iov_len, RWF_NOWAIT, result);
-}
-
-void vu_uring_receive(struct vu_uring *ring, int fd, struct msghdr *message, int32_t *result)
-{
-    add(ring, IORING_OP_RECVMSG, fd, message, 1, MSG_DONTWAIT, result);
+    add(ring, IORING_OP_READ, fd, piece->iov_base, (uint32_t)piece->iov_len, result);
 }
 
 static void take(struct vu_uring *ring)

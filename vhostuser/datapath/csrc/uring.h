@@ -7,7 +7,6 @@
 #define VU_URING_H
 
 #include <stdint.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
 
 #define VU_URING_ENTRIES 64
@@ -26,8 +25,6 @@ void vu_uring_writev(struct vu_uring *ring, int fd, const struct iovec *list, ui
 /* The same for one piece, which the kernel takes quicker; the struct may change. */
 void vu_uring_write(struct vu_uring *ring, int fd, const struct iovec *piece, int32_t *result);
 void vu_uring_readv(struct vu_uring *ring, int fd, const struct iovec *list, uint32_t count, int32_t *result);
-/* Of a socket that does not wait. */
-void vu_uring_receive(struct vu_uring *ring, int fd, struct msghdr *message, int32_t *result);
 void vu_uring_read(struct vu_uring *ring, int fd, const struct iovec *piece, int32_t *result);
 /* Carries them out.  Each *result is bytes moved, -errno, or VU_URING_NOT_DONE; none is still on its way.
  */
