@@ -144,11 +144,15 @@ static vu_always_inline void vu_packed_publish(struct vu_vring *vring, const str
 {
     struct vu_packed_desc *table = vring->packed;
     const uint32_t size = vring->size;
+    const uint32_t skipped = vring->batches ? n - 1u : 0;
     uint32_t slot = vring->position + chains[0].slots;
     uint64_t lap = vring->wrap ? VU_PACKED_LAP : 0;
-    const uint64_t first = vu_packed_used(&chains[0], lap);
+    /* One for all is where the first one's would be, and names the last (virtio 1.2, 2.8.9). */
+    const uint64_t first = vu_packed_used(&chains[skipped], lap);
 
-    for (uint32_t k = 1; k < n; k++) {
+    for (uint32_t k = 1; k <= skipped; k++)
+        slot += chains[k].slots;
+    for (uint32_t k = 1 + skipped; k < n; k++) {
         if (vu_unlikely(slot >= size)) {
             slot -= size;
             lap ^= VU_PACKED_LAP;

@@ -102,6 +102,7 @@ struct vu_vring {
     bool signalled_valid;   /* false until the first decision after a start: that one always calls */
     bool event_idx;
     bool indirect;
+    bool batches;    /* its chains are used in order, and one used entry is for all of a burst */
     bool kick_armed; /* the driver has been asked to kick */
     bool iommu;      /* addresses are I/O addresses, its own included */
     bool mapped;     /* the three pointers hold; false only under an IOMMU, where each turn begins with it */

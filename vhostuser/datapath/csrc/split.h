@@ -93,14 +93,17 @@ static vu_always_inline void vu_split_publish(struct vu_vring *vring, const stru
 {
     struct vu_used_elem *ring = vring->used->ring;
     const uint32_t mask = vring->size - 1, position = vring->position;
+    const uint32_t entries = vring->batches ? 1 : n;
 
-    for (uint32_t k = 0; k < n; k++) {
+    vring->position = (uint16_t)(position + n);
+    /* One for all is where the first one's would be, and names the last (virtio 1.2, 2.7.9). */
+    chains += n - entries;
+    for (uint32_t k = 0; k < entries; k++) {
         struct vu_used_elem *elem = &ring[(position + k) & mask];
 
         vu_write_le32(&elem->id, vu_turn32(chains[k].head, turned));
         vu_write_le32(&elem->length, vu_turn32(chains[k].written, turned));
     }
-    vring->position = (uint16_t)(position + n);
     /* Pairs with the driver's acquire of used->idx: entries and buffers are visible first. */
     vu_release_le16(&vring->used->idx, vu_turn16(vring->position, turned));
 }

@@ -168,6 +168,7 @@ int vu_vring_start(struct vu_pair *pair, int ring, const struct vu_vring_setup *
     vu_vring_set_log(pair, ring, setup->logged, setup->log);
     vring->event_idx = pair->device->features & VU_F_EVENT_IDX;
     vring->indirect = pair->device->features & VU_F_INDIRECT_DESC;
+    vring->batches = ring == VU_TX && (pair->device->features & VU_F_IN_ORDER);
     vring->signalled_valid = false;
     vring->used_anything = false;
     vring->kick_armed = true;
