@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.datapath.rig import MODERN, V
 from tests.datapath.stations import ALL, SHARE, Lan, Station, address, frame
+from tests.datapath.turns import MOST_MS, longest_turn
 from vhostuser.datapath.faults import ERROR_NAMES
 from vhostuser.datapath.iotlb import DeviceIotlb
 from vhostuser.datapath.worker import EventKind
@@ -17,22 +17,6 @@ from vhostuser.frontend.iova_memory import IovaMemory
 from vhostuser.frontend.net_header import GsoType, NetHeader
 
 INDIRECT, NEXT_WRITE = 4, 3
-MOST_MS = 6.0
-"""Of processor time in a turn; one is to end after half a millisecond, if the machine is not slow just then.
-
-What is held against it took 13 to 110 ms.
-"""
-
-
-def longest_turn(lan: Lan) -> float:
-    """ms, until all is done."""
-    longest = 0
-    while True:
-        before = time.thread_time_ns()
-        more = lan.bench.turn()
-        longest = max(longest, time.thread_time_ns() - before)
-        if not more and not lan.bench.wakes():
-            return longest / 1e6
 
 
 def turn_of_sixty_four(lan: Lan, sender: Station, content: bytes) -> float:
@@ -42,7 +26,7 @@ def turn_of_sixty_four(lan: Lan, sender: Station, content: bytes) -> float:
         for _ in range(64):
             sender.tx.send(content)
         sender.tx.publish()
-        found.append(longest_turn(lan))
+        found.append(longest_turn(lan.bench))
         sender.tx.take()
     return min(found)
 
@@ -201,7 +185,7 @@ def test_sender_with_chains_of_very_many_pieces(
         for index in range(32):
             bad.tx.queue.offer_raw(index)
         bad.tx.kick()
-        found.append(longest_turn(lan))
+        found.append(longest_turn(lan.bench))
 
     assert min(found) < 2 * MOST_MS
     assert bad.tx.counters.drops == {"oversize": 160}
@@ -241,7 +225,7 @@ def turn_of_large(lan: Lan, sender: Station) -> float:
         for index in range(64):
             sender.tx.queue.offer_raw((number * 64 + index) % 256)
         sender.tx.kick()
-        found.append(longest_turn(lan))
+        found.append(longest_turn(lan.bench))
     assert sender.tx.used_index == 320
     return min(found)
 

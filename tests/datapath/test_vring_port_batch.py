@@ -237,6 +237,28 @@ def test_odd_frame_among_others(
     rx.pair.set_port(None)
 
 
+@pytest.mark.parametrize("kind", [PortKind.FD, PortKind.PACKET], ids=lambda kind: kind.value)
+@pytest.mark.parametrize("before", [7, 8, 10, 15, 17, 20])
+@pytest.mark.parametrize("large", [1, 2, 4, 8])
+def test_frame_behind_chains_that_a_batch_left_is_not_spread_over_them(
+    bench: Bench, deep: Wire, kind: PortKind, before: int, large: int
+) -> None:
+    """The guest would take its bytes for headers, and for frames."""
+    rx, _ = started(bench, deep, MODERN, 256, kind=kind)
+    frames = [frame(number) for number in range(before + 10)]
+    sent = frames[:before] + [frame(99, 6000)] * large + frames[before:]
+    for content in sent:
+        deep.put(content)
+    for _ in range(200):
+        rx.add_writable([1530])
+    rx.publish()
+    bench.settle()
+
+    assert [content for _, content in rx.receive(exact=False)] == frames
+    assert rx.counters.drops == {"buffer_too_small": large}
+    rx.pair.set_port(None)
+
+
 @pytest.mark.parametrize("at", [0, 5])
 @pytest.mark.parametrize("more", [0, 4, 12])
 def test_longest_frames_among_short_ones(bench: Bench, deep: Wire, at: int, more: int) -> None:

@@ -14,6 +14,7 @@ from tests.datapath.rig import MODERN, Bench, V, frame
 from tests.datapath.test_vring import even
 from tests.datapath.wires import Wire, started
 from tests.ports import taps
+from vhostuser.datapath._datapath import lib
 from vhostuser.datapath.port_ops import PortKind
 from vhostuser.datapath.vring import RingEnabled
 from vhostuser.datapath.worker import EventKind
@@ -465,3 +466,11 @@ def test_receive_ring_of_a_tap_that_is_deleted(bench: Bench, tap: int) -> None:
 
     assert len(bench.reported(EventKind.PORT_GONE)) == 1
     assert bench.settle() == 1
+
+
+def test_header_of_a_size_that_there_is_not(bench: Bench, wire: Wire) -> None:
+    rx, _ = started(bench, wire)
+    for size in (0, 11, 20, 268):
+        with pytest.raises(ValueError, match=f"no virtio-net header has {size} bytes"):
+            rx.pair.set_port(PortKind.FD, wire.fd, header_size=size)
+        assert lib.vu_pair_set_port(rx.pair.handle, 1, wire.fd, 1, size) < 0

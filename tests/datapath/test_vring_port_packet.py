@@ -246,6 +246,7 @@ def test_interface_down_and_up_again(guest: Guest, far: veths.Far) -> None:
         guest.says(frame(3))
         assert far.get()[1] == frame(3)
     assert guest.bench.reported(EventKind.PORT_GONE) == []
+    assert len(guest.bench.reported(EventKind.PORT_DOWN)) == 3
 
 
 @pytest.mark.parametrize("writes", [False, True])
@@ -260,6 +261,17 @@ def test_interface_that_is_gone_is_reported_once(guest: Guest, writes: bool) -> 
     assert len(guest.bench.reported(EventKind.PORT_GONE)) == 1
 
 
+def test_interface_that_is_down_before_it_goes(guest: Guest) -> None:
+    """As whoever turns sees a deletion: the socket is not told of the second step."""
+    veths.ip("link", "set", "vm1", "down")
+    guest.hears()
+    veths.ip("link", "del", "vm1")
+    guest.hears()
+    assert len(guest.bench.reported(EventKind.PORT_DOWN)) == 1
+    guest.says(frame(1))
+    assert len(guest.bench.reported(EventKind.PORT_GONE)) == 1
+
+
 def test_what_waits_behind_the_news_is_read(guest: Guest, far: veths.Far) -> None:
     """A socket says that its interface is down before it gives what came until then."""
     guest.rx.pair.set_port(None)
@@ -271,3 +283,22 @@ def test_what_waits_behind_the_news_is_read(guest: Guest, far: veths.Far) -> Non
     header = sock.getsockopt(veths.SOL_PACKET, 24)
     guest.rx.pair.set_port(PortKind.PACKET, sock.fileno(), header_size=header)
     assert plain(guest.hears()) == [frame(number) for number in range(20)]
+
+
+def test_large_frame_behind_the_news_is_not_spread_over_buffers(bench: Bench, far: veths.Far) -> None:
+    """Of a guest that does not merge: it would take the frame's bytes for headers, and for frames."""
+    for end in ("vm1", "far"):
+        veths.ip("link", "set", end, "mtu", "9000")
+    guest = Guest(bench, MODERN, buffers=0)
+    for _ in range(200):
+        guest.rx.add_writable([1530])
+    for _ in range(2):
+        sent = [*(frame(number) for number in range(10)), *[frame(90, 6000)] * 8, frame(20), frame(21)]
+        for content_ in sent:
+            far.put(content_)
+        guest.rx.publish()
+        bench.settle()
+        assert [used.length - 12 for used in guest.rx.take()] == [60] * 12
+        veths.ip("link", "set", "vm1", "down")
+        veths.ip("link", "set", "vm1", "up")
+    guest.close()

@@ -33,8 +33,8 @@ class FakePort:
     def stop(self) -> None:
         self.calls.append(("stop",))
 
-    def attach(self, queue: int, attached: bool) -> None:
-        self.calls.append(("attach", queue, attached))
+    def attach(self, queues: frozenset[int]) -> None:
+        self.calls.append(("attach", queues))
 
     def set_mtu(self, mtu: int) -> None:
         self.calls.append(("set_mtu", mtu))

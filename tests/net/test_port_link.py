@@ -42,7 +42,7 @@ def test_queues_that_are_not_used_are_detached_before_the_start() -> None:
     rig.link.want_started(NONE, frozenset({0}))
     rig.helper.run()
 
-    assert rig.port.take_calls() == [("attach", 1, False), ("attach", 2, False), ("start", NONE)]
+    assert rig.port.take_calls() == [("attach", {0}), ("start", NONE)]
     assert not rig.link.is_ready(1)
 
 
@@ -57,7 +57,7 @@ def test_queue_that_comes_into_use_is_ready_once_attached() -> None:
     assert not rig.link.is_ready(1)
     rig.helper.run()
     assert rig.link.is_ready(1)
-    assert ("attach", 1, True) in rig.port.calls
+    assert ("attach", {0, 1}) in rig.port.calls
 
 
 def test_queue_that_goes_out_of_use_is_not_ready_at_once() -> None:
@@ -128,7 +128,7 @@ def test_queues_stay_as_they_are_until_one_is_used() -> None:
     assert rig.port.take_calls() == [("start", NONE)]
     rig.link.want_started(NONE, frozenset({0}))
     rig.helper.run()
-    assert rig.port.take_calls() == [("attach", 1, False)]
+    assert rig.port.take_calls() == [("attach", {0})]
     rig.link.want_started(NONE, frozenset())
     rig.helper.run()
     assert rig.port.take_calls() == []

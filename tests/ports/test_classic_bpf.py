@@ -53,6 +53,14 @@ def run(program: bytes, packet: bytes, *, protocol: int = 0, packet_type: int = 
                 kept[k] = a
             case 0xAC:
                 a ^= x
+            case 0x80:
+                a = len(packet)
+            case 0x14:
+                a = (a - k) & ALL
+            case 0x35:
+                place += true if a >= k else false
+            case 0x2D:
+                place += true if a > x else false
             case 0x24:
                 a = a * k & ALL
             case 0x74:
@@ -118,3 +126,11 @@ def test_only_the_queues_that_are_named(queues: list[int]) -> None:
     assert found <= set(queues)
     assert len(found) > 0.9 * len(queues)
     assert run(program, b"", protocol=0x806) == queues[0]
+
+
+@pytest.mark.parametrize("protocol", [0x800, 0x86DD])
+def test_what_is_not_all_there_goes_to_the_first(protocol: int) -> None:
+    packet = tcp(1, 2, options=40) if protocol == 0x800 else b"\x60" + bytes(5) + b"\x06" + bytes(37)
+    program = classic_bpf.steering([5, 3, 2])
+    shorter = {run(program, packet[:length], protocol=protocol) for length in range(len(packet))}
+    assert shorter == {5}

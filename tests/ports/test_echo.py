@@ -14,7 +14,7 @@ def test_it_is_forwarded_by_the_core() -> None:
     port = EchoPort()
     assert port.open(4) == PortOps(PortKind.ECHO)
     port.start(ALL_OFFLOADS)
-    port.attach(0, False)
+    port.attach(frozenset({1}))
     port.set_mtu(9000)
     port.inject(bytes(60))
     port.stop()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import struct
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +17,7 @@ from tests.conftest import open_fds
 from tests.ports import taps, veths
 from vhostuser.datapath.port_ops import PortKind, PortOps
 from vhostuser.errors import EnvironmentLacksError, UsageError
-from vhostuser.ports import tun
+from vhostuser.ports import packet_socket, tun
 from vhostuser.ports.base import ALL_OFFLOADS, parse_port
 from vhostuser.ports.packet import MAX_QUEUES, PacketPort
 from vhostuser.wire.features import VirtioFeature
@@ -137,19 +140,35 @@ def test_interface_that_is_down_is_told_of_and_may_come_up_later(
 ) -> None:
     veths.ip("link", "set", "vm1", "down")
     port = PacketPort("vm1")
-    ops = port.open(2)
+    ops = port.open(1)
     port.start(NOTHING)
     assert "packet vm1 is down: run 'ip link set vm1 up'" in caplog.text
     veths.ip("link", "set", "vm1", "up")
     far.put(veths.FRAME)
-    frames = []
-    for fd in ops.fds:
-        try:
-            frames += got(fd, ops.header_size)
-        except OSError:  # that it is down, once
-            frames += got(fd, ops.header_size)
-    assert frames == [veths.FRAME]
+    with pytest.raises(OSError, match="Network is down"):
+        got(ops.fds[0], ops.header_size)
+    assert got(ops.fds[0], ops.header_size) == [veths.FRAME]
     port.close()
+
+
+def test_queues_of_one_that_is_down_where_the_kernel_has_none(
+    far: veths.Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.13."""
+
+    def join(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(packet_socket, "join", join)
+    veths.ip("link", "set", "vm1", "down")
+    assert "vm1 is down" in refused("vm1", 2)
+    veths.ip("link", "set", "vm1", "up")
+    assert "Invalid argument" in refused("vm1", 2)
+
+
+def test_machine_of_the_other_byte_order(far: veths.Far, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "byteorder", "big")
+    assert "use a tap" in refused("vm1")
 
 
 # Running
@@ -227,8 +246,8 @@ def test_interface_that_went_away(port: PacketPort, far: veths.Far) -> None:
     port.inject(veths.FRAME)
     port.stop()
     port.start(NOTHING)
-    port.attach(0, False)
-    port.attach(0, True)
+    port.attach(frozenset({1}))
+    port.attach(frozenset({0, 1}))
     with pytest.raises(EnvironmentLacksError, match="there is no interface vm1"):
         port.set_mtu(1500)
 
@@ -250,8 +269,7 @@ def test_flows_are_spread_over_the_queues_that_are_attached(
     port: PacketPort, far: veths.Far, version: int, attached: list[int]
 ) -> None:
     ops = opened(port, 4)
-    for queue in range(4):
-        port.attach(queue, queue in attached)
+    port.attach(frozenset(attached))
     flows = [(1000 + n, 5000 + n // 8) for n in range(200)]
     place: dict[bytes, int] = {}
     for back in (False, True):
@@ -283,10 +301,16 @@ def test_fragments_of_a_packet_stay_together(port: PacketPort, far: veths.Far) -
 
 def test_what_is_no_ip_goes_to_the_first_queue_in_use(port: PacketPort, far: veths.Far) -> None:
     ops = opened(port, 3)
-    port.attach(0, False)
-    for content in (veths.FRAME, veths.FRAME[:14], b"\2\0\0\0\0\1\2\0\0\0\0\2\x08\0\x45"):
+    port.attach(frozenset({1, 2}))
+    cut = [udp(1, 2)[:length] for length in (14, 15, 33, 34, 37)]
+    for content in (
+        veths.FRAME,
+        veths.FRAME[:14],
+        *cut,
+        *(udp(1, 2, version=6)[: 14 + n] for n in (0, 39, 43)),
+    ):
         far.put(content)
-    assert [len(got(fd, 0)) for fd in ops.fds][1:] == [2, 0]
+    assert [len(got(fd, 0)) for fd in ops.fds] == [0, 10, 0]
 
 
 def test_order_of_the_queues_outlives_a_time_down(port: PacketPort, far: veths.Far) -> None:
@@ -315,3 +339,25 @@ def test_two_ports_on_one_interface_do_not_share_their_frames(port: PacketPort, 
         assert sum(len(got(sock.fileno(), 0)) for sock in each._sockets) == 1
     other.close()
     assert veths.promiscuity("vm1") == 1
+
+
+def test_queue_that_comes_back_has_nothing_of_before(port: PacketPort, far: veths.Far) -> None:
+    ops = opened(port, 2)
+    for number in range(50):
+        far.put(udp(number, 7))
+    port.attach(frozenset({0}))
+    port.attach(frozenset({0, 1}))
+    assert got(ops.fds[0], 0) != []
+    assert got(ops.fds[1], 0) == []
+
+
+def test_many_queues_come_and_go_in_the_time_of_a_few(far: veths.Far) -> None:
+    """A program that is replaced, and a socket that is closed, wait for a grace period of the kernel's."""
+    port = PacketPort("vm1")
+    opened(port, 64)
+    began = time.monotonic()
+    port.attach(frozenset({0}))
+    port.attach(frozenset(range(64)))
+    port.stop()
+    port.close()
+    assert time.monotonic() - began < 0.5

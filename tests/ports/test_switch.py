@@ -58,7 +58,7 @@ def test_what_a_device_says_before_it_has_joined_or_after_it_has_left() -> None:
 
     def say() -> None:
         port.start(ALL_OFFLOADS)
-        port.attach(0, False)
+        port.attach(frozenset({1}))
         port.set_mtu(9000)
         port.inject(bytes(60))
         port.stop()

@@ -42,7 +42,7 @@ _SHARED = ("workers", "cpus", "poll", "postcopy", "loop", "log-level", "log-form
 @click.option("--mac", metavar="MAC", help="Address of the device; implies --config-space.")
 @click.option("--mtu", metavar="N", help="MTU to offer, and to set on the port.")
 @click.option("--disable-feature", metavar="NAME", multiple=True, help="Feature not to offer. Repeatable.")
-@click.option("--uso", is_flag=True, help="Offer UDP segmentation; a tap then needs Linux 6.2.")
+@click.option("--uso", is_flag=True, help="Offer UDP segmentation; tap and packet then need Linux 6.2.")
 @click.option("--config-space", is_flag=True, help="Offer the device's config space; QEMU has its own.")
 @click.option("--socket-mode", metavar="MODE", help="Permissions of the socket, such as 0660.")
 @click.option("--socket-owner", metavar="USER", help="User that owns the socket.")

@@ -45,7 +45,7 @@ class PortKind(Enum):
     """One fd for each queue, `readv`/`writev` of one frame behind a virtio-net header."""
 
     PACKET = "packet"
-    """The same, each a packet socket, read by `recvmsg` for the VLAN tag that comes beside a frame."""
+    """The same, each a packet socket, read by `recvmmsg` for the VLAN tag that comes beside a frame."""
 
     ECHO = "echo"
     """Every frame goes back to the pair that it came from."""

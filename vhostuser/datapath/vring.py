@@ -246,6 +246,8 @@ class RingPair:
         header_size: int = NET_HEADER_SIZE,
     ) -> None:
         """What the frames of this pair come from and go to. ``reads``: this pair empties the port's queue."""
+        if header_size not in (10, NET_HEADER_SIZE):
+            raise ValueError(f"no virtio-net header has {header_size} bytes")
         number = _NO_PORT if kind is None else _PORT_KINDS[kind]
         with self._device.paused_for(self):
             size = frame_size if kind is PortKind.SOURCE else header_size

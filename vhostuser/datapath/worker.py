@@ -38,6 +38,7 @@ class EventKind(IntEnum):
     CONTROL = 6
     IOTLB_MISS = 7
     CROWDED = 8
+    PORT_DOWN = 9
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ def describe(event: WorkerEvent, control: int | None = None) -> tuple[int, str]:
                 logging.ERROR,
                 f"the port's queue of ring {event.ring} is gone: {os.strerror(-event.error)}",
             )
+        case EventKind.PORT_DOWN:
+            return logging.WARNING, f"the interface behind ring {event.ring} is down, or has gone"
         case EventKind.OVERFLOW:
             return logging.WARNING, "more happened at once than could be reported"
         case EventKind.CONTROL:

@@ -93,8 +93,11 @@ class Port(Protocol):
         """The device has stopped: the network side sees no link, frames need no offload."""
         ...
 
-    def attach(self, queue: int, attached: bool) -> None:
-        """Has frames spread onto this queue or no longer; telling a queue what it already is does nothing."""
+    def attach(self, queues: frozenset[int]) -> None:
+        """Has frames spread onto these queues, at least one, and onto no others; all are after `open`.
+
+        No frame comes out of a queue that was there for it before.
+        """
         ...
 
     def set_mtu(self, mtu: int) -> None:
@@ -119,8 +122,8 @@ class QuietPort:
     def stop(self) -> None:
         pass
 
-    def attach(self, queue: int, attached: bool) -> None:
-        del queue, attached
+    def attach(self, queues: frozenset[int]) -> None:
+        del queues
 
     def set_mtu(self, mtu: int) -> None:
         del mtu

@@ -12,11 +12,11 @@ from typing import NamedTuple
 INSTRUCTION = struct.Struct("HBBI")
 
 _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30
-_LD_HALF_BEHIND_X, _LD_KEPT = 0x48, 0x60
+_LD_HALF_BEHIND_X, _LD_KEPT, _LD_LENGTH = 0x48, 0x60, 0x80
 _LDX_NUMBER, _LDX_KEPT, _LDX_HEADER_LENGTH, _LDX_A = 0x01, 0x61, 0xB1, 0x07
 _KEEP = 0x02
-_MULTIPLY, _SHIFT_RIGHT, _MODULO, _XOR_X = 0x24, 0x74, 0x94, 0xAC
-_GO, _IF_EQUAL, _IF_ANY_BIT = 0x05, 0x15, 0x45
+_SUBTRACT, _MULTIPLY, _SHIFT_RIGHT, _MODULO, _XOR_X = 0x14, 0x24, 0x74, 0x94, 0xAC
+_GO, _IF_EQUAL, _IF_ANY_BIT, _IF_LEAST, _IF_ABOVE_X = 0x05, 0x15, 0x45, 0x35, 0x2D
 _RETURN = 0x06
 
 _NETWORK = (1 << 32) - 0x100000
@@ -72,15 +72,20 @@ def steering(queues: Sequence[int]) -> bytes:
     """One of `queues` (at least one) by the flow, the same one for both of its directions.
 
     That is by addresses and ports of TCP, UDP and SCTP over IPv4 or IPv6, by addresses alone where there are
-    no ports; what is no IP goes to the first.
+    no ports; what is no IP, or not all there, goes to the first.
     """
+    # A load of bytes that are not there would end the program with 0, which may be none of them.
+    # A socket counts the packet's length from its network header where the frame has come in.
     transport = [_Step(_IF_EQUAL, number, true="ports") for number in (_TCP, _UDP, _SCTP)]
     steps = [
         _Step(_LD_WORD, _PROTOCOL),
         _Step(_IF_EQUAL, _IPV4, true="ipv4"),
         _Step(_IF_EQUAL, _IPV6, true="ipv6"),
         _Step(_RETURN, queues[0]),
-        _Step(_LD_WORD, _NETWORK + 12, label="ipv4"),
+        _Step(_LD_LENGTH, label="ipv4"),
+        _Step(_IF_LEAST, 20, true="addresses"),
+        _Step(_RETURN, queues[0]),
+        _Step(_LD_WORD, _NETWORK + 12, label="addresses"),
         _Step(_LDX_A),
         _Step(_LD_WORD, _NETWORK + 16),
         _Step(_XOR_X),
@@ -91,7 +96,10 @@ def steering(queues: Sequence[int]) -> bytes:
         _Step(_LD_BYTE, _NETWORK + 9),
         *transport,
         _Step(_GO, true="spread"),
-        _Step(_LD_WORD, _NETWORK + 8, label="ipv6"),
+        _Step(_LD_LENGTH, label="ipv6"),
+        _Step(_IF_LEAST, 40, true="long addresses"),
+        _Step(_RETURN, queues[0]),
+        _Step(_LD_WORD, _NETWORK + 8, label="long addresses"),
     ]
     for offset in range(12, 40, 4):
         steps += [_Step(_LDX_A), _Step(_LD_WORD, _NETWORK + offset), _Step(_XOR_X)]
@@ -101,7 +109,11 @@ def steering(queues: Sequence[int]) -> bytes:
         _Step(_LD_BYTE, _NETWORK + 6),
         *transport,
         _Step(_GO, true="spread"),
-        _Step(_LD_HALF_BEHIND_X, _NETWORK, label="ports"),
+        _Step(_LD_LENGTH, label="ports"),
+        _Step(_SUBTRACT, 3),
+        _Step(_IF_ABOVE_X, true="both ports"),
+        _Step(_RETURN, queues[0]),
+        _Step(_LD_HALF_BEHIND_X, _NETWORK, label="both ports"),
         _Step(_KEEP, 1),
         _Step(_LD_HALF_BEHIND_X, _NETWORK + 2),
         _Step(_LDX_KEPT, 1),

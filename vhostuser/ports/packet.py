@@ -12,6 +12,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Self
 
 from vhostuser.datapath.port_ops import NET_HEADER_SIZE, PortCaps, PortKind, PortOps
@@ -23,10 +25,10 @@ from vhostuser.ports.interface import Interface, check_name
 from vhostuser.wire.features import VirtioFeature
 
 MAX_QUEUES = 256
-"""PACKET_FANOUT_MAX, as it was before Linux 5.16."""
+"""So many sockets a group had before Linux 5.16 (PACKET_FANOUT_MAX)."""
 
 BUFFER_SIZE = 4 << 20
-"""Bytes that may wait in each direction: 5000 short frames, or 60 of 64 KiB."""
+"""Of SO_RCVBUF and SO_SNDBUF, which the kernel doubles: 10000 short frames, or 120 of 64 KiB."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class PacketPort:
         self._sockets: list[socket.socket] = []
         self._index = 0
         self._header_size = NET_HEADER_SIZE
-        self._attached: list[bool] = []
+        self._queues: frozenset[int] = frozenset()
         self._runs = False
 
     @classmethod
@@ -70,11 +72,12 @@ class PacketPort:
                 self._header_size = self._set_up(self._sockets[-1])
                 if queues > 1:
                     group = packet_socket.join(self._sockets[-1], group)
-            self._attached = [True] * queues
+            self._queues = frozenset(range(queues))
             self._steer()
         except OSError as error:
+            refusal = self._not_opened(error)
             self.close()
-            raise _not_opened(error, self.name) from None
+            raise refusal from None
         except BaseException:
             self.close()
             raise
@@ -96,10 +99,11 @@ class PacketPort:
         if lost:
             _log.info("packet %s: %d frames came while there was no room for them", self.name, lost)
 
-    def attach(self, queue: int, attached: bool) -> None:
-        if self._attached[queue] != attached:
-            self._attached[queue] = attached
-            self._steer()
+    def attach(self, queues: frozenset[int]) -> None:
+        for queue in queues - self._queues:
+            packet_socket.drain(self._sockets[queue])  # nothing has come since the program left it out
+        self._queues = queues
+        self._steer()
 
     def set_mtu(self, mtu: int) -> None:
         """Looked at and not set: the interface has others who live by it."""
@@ -107,7 +111,7 @@ class PacketPort:
         try:
             there = self._interface.get_mtu()
         except OSError as error:
-            raise _not_opened(error, self.name) from None
+            raise self._not_opened(error) from None
         if there < mtu:
             raise EnvironmentLacksError(
                 f"the MTU of {self.name} is {there} and the guest is told {mtu}: "
@@ -121,8 +125,11 @@ class PacketPort:
             _log.debug("packet %s: a frame was not sent: %s", self.name, error.strerror)
 
     def close(self) -> None:
-        while self._sockets:
-            self._sockets.pop().close()
+        # Each waits for a grace period of the kernel's (12 ms): all of them for the same ones.
+        if self._sockets:
+            with ThreadPoolExecutor(min(len(self._sockets), 32)) as threads:
+                list(threads.map(socket.socket.close, self._sockets))
+            self._sockets.clear()
         if self._interface is not None:
             self._interface.close()
             self._interface = None
@@ -130,6 +137,11 @@ class PacketPort:
     def _look_at(self, interface: Interface) -> int:
         if not interface.is_ethernet():
             raise EnvironmentLacksError(f"{self.name} is no Ethernet interface: choose one that is")
+        if sys.byteorder == "big":
+            raise EnvironmentLacksError(
+                "packet sockets have their headers in the byte order of this machine, which is not virtio's: "
+                "use a tap"
+            )
         if not interface.is_up():
             _log.warning("packet %s is down: run 'ip link set %s up'", self.name, self.name)
         return socket.if_nametoindex(self.name)
@@ -149,28 +161,37 @@ class PacketPort:
                 packet_socket.set_filter(sock, program)
             packet_socket.set_promiscuous(self._sockets[0], self._index, self._runs)
         except OSError as error:
-            # The interface has gone; the worker says so, too.
+            # The interface has gone. The worker says that it is down, or has gone.
             _log.debug("packet %s cannot be %s: %s", self.name, what, error.strerror)
 
     def _steer(self) -> None:
-        used = [queue for queue, attached in enumerate(self._attached) if attached]
-        if len(self._sockets) > 1 and used:
-            packet_socket.steer(self._sockets[0], classic_bpf.steering(used))
+        if len(self._sockets) > 1 and self._queues:
+            packet_socket.steer(self._sockets[0], classic_bpf.steering(sorted(self._queues)))
 
+    def _is_up(self) -> bool:
+        try:
+            return self._interface is not None and self._interface.is_up()
+        except OSError:
+            return False
 
-def _not_opened(error: OSError, name: str) -> EnvironmentLacksError:
-    if error.errno == errno.ENODEV:
-        text = f"there is no interface {name}: 'ip link' lists those that there are"
-    elif error.errno in (errno.EPERM, errno.EACCES):
-        text = (
-            f"packets of {name} are not for this process: give it CAP_NET_RAW (setpriv, or --cap-add=NET_RAW)"
-        )
-    elif error.errno == errno.EAFNOSUPPORT:
-        text = "this kernel or sandbox has no packet sockets: allow AF_PACKET (RestrictAddressFamilies=)"
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        text = f"no more sockets can be opened for {name} ({error.strerror}): raise the limit (ulimit -n)"
-    else:
-        text = (
-            f"packets of {name} cannot be had ({error.strerror}): see whether 'ip link show {name}' has it up"
-        )
-    return EnvironmentLacksError(text)
+    def _not_opened(self, error: OSError) -> EnvironmentLacksError:
+        name = self.name
+        if error.errno == errno.ENODEV:
+            text = f"there is no interface {name}: 'ip link' lists those that there are"
+        elif error.errno in (errno.EPERM, errno.EACCES):
+            text = (
+                f"packets of {name} are not for this process: "
+                f"give it CAP_NET_RAW (setpriv, or --cap-add=NET_RAW)"
+            )
+        elif error.errno == errno.EAFNOSUPPORT:
+            text = "this kernel or sandbox has no packet sockets: allow AF_PACKET (RestrictAddressFamilies=)"
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
+            text = f"no more sockets can be opened for {name} ({error.strerror}): raise the limit (ulimit -n)"
+        elif error.errno == errno.EINVAL and self._sockets and not self._is_up():
+            text = (
+                f"{name} is down, and this kernel has several queues only where it is up: "
+                f"run 'ip link set {name} up' first, or use queues=1"
+            )
+        else:
+            text = f"packets of {name} cannot be had ({error.strerror}): see what 'ip link show {name}' says"
+        return EnvironmentLacksError(text)

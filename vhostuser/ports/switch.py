@@ -76,8 +76,8 @@ class SwitchPort:
         if self._member is not None:
             self._member.forget()
 
-    def attach(self, queue: int, attached: bool) -> None:
-        del queue, attached
+    def attach(self, queues: frozenset[int]) -> None:
+        del queues
 
     def set_mtu(self, mtu: int) -> None:
         if self._member is not None:

@@ -114,9 +114,15 @@ class TapPort:
         self._set_carrier(False)
         self._set_offloads(0)
 
-    def attach(self, queue: int, attached: bool) -> None:
-        if not self._multi_queue or self._attached[queue] == attached:
-            return  # a tap without multi-queue has one queue that is always there
+    def attach(self, queues: frozenset[int]) -> None:
+        if not self._multi_queue:
+            return  # the one queue is always there
+        # First those that come: a tap with none at all takes no setting.
+        for queue in sorted(range(len(self._fds)), key=lambda queue: queue not in queues):
+            if self._attached[queue] != (queue in queues):
+                self._attach_one(queue, queue in queues)
+
+    def _attach_one(self, queue: int, attached: bool) -> None:
         try:
             tun.set_queue(self._fds[queue], attached)
             self._attached[queue] = attached

@@ -27,7 +27,9 @@ static vu_always_inline ssize_t read_frame(struct vu_enqueue *rx, struct vu_pair
     struct vu_message *message = rx->scratch->messages;
     uint32_t count = 1;
     ssize_t length;
-    size_t room = rx->held - rx->device->header_size;
+    /* Chains behind the first, which a batch may have left, are this frame's only where it may be spread. */
+    size_t room =
+        (rx->device->mergeable ? rx->held : rx->scratch->rx[rx->used].length) - rx->device->header_size;
 
     list[0] = (struct iovec){header, pair->port_header};
     *in_place = vu_iov_slice(list, &count, 1 + READ_PIECES,
@@ -121,9 +123,16 @@ static vu_always_inline int deliver_read(const struct vu_ring_ops *ops, struct v
 /* Whether a read failed for one frame or one moment only, and others may wait behind. */
 static bool reads_on(struct vu_pair *pair, int error)
 {
-    if (error == ENETDOWN && vu_packet_is_gone(pair->port_fd))
+    if (error == EINVAL)
+        return true;
+    if (error != ENETDOWN || pair->port_kind != VU_PORT_PACKET)
+        return false;
+    if (vu_packet_is_gone(pair->port_fd)) {
         vu_pair_port_gone(pair, ENODEV);
-    return error == EINVAL || (error == ENETDOWN && !pair->port_gone);
+        return false;
+    }
+    vu_pair_port_down(pair);
+    return true;
 }
 
 static int read_failed(struct vu_pair *pair, int error)
@@ -143,7 +152,7 @@ static vu_always_inline int burst_from_fd(const struct vu_ring_ops *ops, struct 
     int state = PORT_MORE;
 
     vu_enqueue_begin(&rx, pair, pair->worker->scratch);
-    for (uint32_t i = 0; i < VU_BURST && vu_enqueue_room(&rx); i++) {
+    for (uint32_t i = 0; i < VU_BURST && vu_enqueue_room(&rx) && !vu_burst_spent(burst); i++) {
         struct vu_net_hdr header = {0};
         size_t in_place = 0;
         ssize_t length;

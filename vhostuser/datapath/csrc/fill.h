@@ -27,6 +27,13 @@ static vu_always_inline void vu_enqueue_begin(struct vu_enqueue *rx, struct vu_p
     vu_pieces_begin(&rx->scratch->rx_pieces, VU_PIECES);
 }
 
+/* In the middle of what makes several bursts: a device that has faulted gives no more chains. */
+static vu_always_inline void vu_enqueue_heed_fault(struct vu_enqueue *rx)
+{
+    if (vu_unlikely(vu_device_is_faulted(rx->device)))
+        rx->scratch->rx_pieces.most = 0;
+}
+
 /* Whether this burst's own space does for one more frame; false only after it was given one. */
 static vu_always_inline bool vu_enqueue_room(const struct vu_enqueue *rx)
 {

@@ -64,6 +64,7 @@ static vu_always_inline void make_room(const struct vu_ring_ops *ops, struct fil
     fill->walked += rx->scratch->rx_pieces.walked;
     end(ops, fill, left);
     begin(fill, rx->vring->pair);
+    vu_enqueue_heed_fault(rx);
 }
 
 /* For a receiver that does not take the offload: what the sender left undone is done here, on a copy.  -1, or

@@ -30,17 +30,6 @@ static uint32_t tag_of(struct msghdr *header)
     return (uint32_t)(found.status & TPID_VALID ? found.vlan_tpid : 0x8100) << 16 | found.vlan_tci;
 }
 
-/* What ended a call before all were done is the next one's error: it is asked for, and is over. */
-static int ended_by(int fd)
-{
-    int error = 0;
-    socklen_t length = sizeof(error);
-
-    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
-        return -errno;
-    return error ? -error : -EAGAIN;
-}
-
 uint32_t vu_packet_receive(int fd, struct vu_message *messages, uint32_t count)
 {
     struct mmsghdr headers[VU_PACKET_BATCH];
@@ -64,10 +53,7 @@ uint32_t vu_packet_receive(int fd, struct vu_message *messages, uint32_t count)
         messages[i].cut = headers[i].msg_hdr.msg_flags & MSG_TRUNC;
         messages[i].tag = tag_of(&headers[i].msg_hdr);
     }
-    if ((uint32_t)done == count)
-        return count;
-    messages[done].result = ended_by(fd);
-    return (uint32_t)done + 1;
+    return (uint32_t)done;
 }
 
 uint32_t vu_packet_send(int fd, struct vu_message *messages, uint32_t count)

@@ -27,7 +27,7 @@ struct vu_packet_auxdata {
 struct vu_message {
     struct iovec *list;
     uint32_t pieces;
-    int32_t result; /* bytes, or -errno; 0 when it was not tried any more */
+    int32_t result; /* bytes, or -errno */
     uint32_t tag;   /* that the kernel took out of the frame, as it was in it, in host byte order; 0: none */
     bool cut;       /* there was no room for all of it */
 };
@@ -36,8 +36,9 @@ struct vu_message {
 #define VU_PACKET_BATCH 64
 
 /* Receives or sends what it can of `count` (at least one) messages, in order, without waiting.  Returns how
-   many have a result.  The first has one always; of a receive, that which ended it, too.  -EAGAIN: there is
-   no more to read, or no room. */
+   many have a result: the first, always; behind it those that were done.  What ended the others is the next
+   call's result: to ask for it (SO_ERROR) might take it from another thread, or that one ours.  -EAGAIN:
+   there is no more to read, or no room. */
 uint32_t vu_packet_receive(int fd, struct vu_message *messages, uint32_t count);
 uint32_t vu_packet_send(int fd, struct vu_message *messages, uint32_t count);
 /* Of a socket that says ENETDOWN: whether its interface has gone for ever, and is not only down. */

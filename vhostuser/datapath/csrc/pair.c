@@ -178,9 +178,22 @@ void vu_pair_port_gone(struct vu_pair *pair, int error)
         vu_pair_watch_port(pair);
 }
 
+void vu_pair_port_down(struct vu_pair *pair)
+{
+    struct vu_event event = {
+        .kind = VU_EVENT_PORT_DOWN, .device = pair->device->id, .ring = 2 * pair->n, .error = -ENETDOWN};
+
+    vu_event_put(pair, &event);
+}
+
 int vu_pair_set_port(struct vu_pair *pair, int kind, int fd, int reads, uint32_t size)
 {
     unwatch_port(pair);
+    if ((kind == VU_PORT_FD || kind == VU_PORT_PACKET) && size != VU_NET_HDR_SIZE &&
+        size != VU_NET_HDR_LEGACY_SIZE) {
+        pair->port_kind = VU_PORT_NONE;
+        return VU_ERR_SYSTEM;
+    }
     pair->port_kind = (uint8_t)kind;
     pair->port_fd = fd;
     pair->port_reads = reads;

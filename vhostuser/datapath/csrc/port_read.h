@@ -17,10 +17,6 @@
 #include "offload.h"
 #include "uring.h"
 
-/* What a frame that is cut up may have looked at of the guest's descriptors before no new burst begins for
-   it. */
-#define WALK_OF_SEGMENTS VU_PIECES
-
 /* Large frames come in runs: believe the largest at once and forget it slowly. */
 static vu_always_inline void vu_port_expect(struct vu_pair *pair, uint32_t length)
 {
@@ -119,16 +115,16 @@ static inline uint8_t *vu_port_put_tag(uint8_t *frame, struct vu_net_hdr *header
 }
 
 /* Space for one more segment: when this burst's own is used up, another begins, unless nothing came of this
-   one or the guest has been looked at for long enough. */
+   one or the turn has cost what it may.  Then they have what chains are there. */
 static vu_always_inline void vu_port_read_room(const struct vu_ring_ops *ops, struct vu_enqueue *rx,
-                                               struct vu_burst *burst, uint32_t *walked)
+                                               struct vu_burst *burst)
 {
-    if (vu_likely(vu_enqueue_room(rx)) || rx->error || !rx->used || *walked > WALK_OF_SEGMENTS)
+    if (vu_likely(vu_enqueue_room(rx)) || rx->error || !rx->used || burst->cost >= VU_TURN_COST)
         return;
-    *walked += rx->scratch->rx_pieces.walked;
     vu_enqueue_cost(rx, burst);
     vu_enqueue_end(ops, rx);
     vu_enqueue_begin(rx, rx->vring->pair, rx->scratch);
+    vu_enqueue_heed_fault(rx);
 }
 
 /* Delivers a frame with which something is to be done first: it is in private memory, with VU_TAG_SIZE bytes
@@ -140,7 +136,6 @@ static vu_noinline int vu_port_read_finish(const struct vu_ring_ops *ops, struct
 {
     struct iovec whole;
     struct vu_finish finish;
-    uint32_t walked = 0;
     int drop;
 
     if (tag) {
@@ -165,7 +160,7 @@ static vu_noinline int vu_port_read_finish(const struct vu_ring_ops *ops, struct
     for (; finish.length && drop < 0; vu_finish_next(&finish)) {
         struct vu_net_hdr plain = {0};
 
-        vu_port_read_room(ops, rx, burst, &walked);
+        vu_port_read_room(ops, rx, burst);
         drop = vu_enqueue_copy(ops, rx, &plain, NULL, vu_cursor_at(finish.piece, 0), finish.length);
     }
     return drop;
@@ -200,7 +195,7 @@ static vu_always_inline void vu_port_read_all(struct vu_pair *pair, struct vu_sc
             scratch->messages[i] = (struct vu_message){.list = in[i].list, .pieces = pieces};
         tried = vu_packet_receive(pair->port_fd, scratch->messages, count);
         for (uint32_t i = 0; i < count; i++)
-            in[i].result = i < tried ? scratch->messages[i].result : -EAGAIN;
+            in[i].result = i < tried ? scratch->messages[i].result : VU_URING_NOT_DONE;
         return;
     }
     for (uint32_t i = 0; i < count; i++) {

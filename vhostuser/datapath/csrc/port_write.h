@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Frames of guests into a port's fd: one system call for a frame, or for a burst where the kernel has
- * io_uring. */
+ * io_uring, or it is a packet socket. */
 #ifndef VU_PORT_WRITE_H
 #define VU_PORT_WRITE_H
 

@@ -86,7 +86,7 @@ struct vu_pair {
     bool port_blocked; /* the port said EAGAIN to a write: TX waits for EPOLLOUT */
     bool port_reads;
     bool port_slow; /* it knows no writes that do not wait: no io_uring */
-    bool port_gone; /* EBADFD: not touched again until the port is set anew */
+    bool port_gone; /* what is behind it has gone: not touched again until the port is set anew */
     uint8_t port_kind;
     uint8_t port_header; /* bytes of the virtio-net header on port_fd */
     int port_fd;
@@ -258,6 +258,7 @@ void vu_device_unwound(const struct vu_guard *guard);
 void vu_pair_wake(struct vu_pair *pair, uint32_t ready);
 void vu_pair_watch_port(struct vu_pair *pair);
 void vu_pair_port_gone(struct vu_pair *pair, int error);
+void vu_pair_port_down(struct vu_pair *pair);
 
 /* vring.c: ends a ring by its fault, reports it, pokes the err fd; nothing more when it is broken already. */
 void vu_vring_break(struct vu_vring *vring, int error);

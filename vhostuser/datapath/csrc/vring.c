@@ -26,7 +26,7 @@ static void poke(struct vu_vring *vring, int fd)
 
 void vu_vring_call(struct vu_vring *vring)
 {
-    if (vring->call_fd < 0)
+    if (vring->call_fd < 0 || vu_device_is_faulted(vring->pair->device))
         return;
     vu_count(&vring->counters.calls, 1);
     poke(vring, vring->call_fd);

@@ -28,8 +28,9 @@ enum vu_event_kind {
     VU_EVENT_OVERFLOW = 5,       /* events were lost: look at every ring */
     VU_EVENT_CONTROL = 6,        /* a command waits for its answer (control.h) */
     VU_EVENT_IOTLB_MISS = 7,     /* vu_iotlb_take_misses has something for this device */
-    VU_EVENT_CROWDED = 8         /* the worker that serves this device found work for several pairs in turn
+    VU_EVENT_CROWDED = 8,        /* the worker that serves this device found work for several pairs in turn
                                     after turn: some may be better off elsewhere */
+    VU_EVENT_PORT_DOWN = 9       /* the interface behind a packet socket is down, perhaps on its way away */
 };
 
 /* How a worker's thread waits when no pair of it has work. */
