@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "ethernet.h"
+
 #define PAGE 4096
 
 static const struct vu_region_setup regions[] = {
@@ -161,6 +163,22 @@ void arena_swap_memory(struct arena *arena)
     vu_memory_put(arena->memory);
     arena->memory = map_table(arena);
     set_memory(arena);
+}
+
+void arena_put_segments(uint8_t *at, uint32_t header_size, uint16_t size)
+{
+    struct vu_net_hdr header = {.flags = VU_HDR_F_NEEDS_CSUM, .gso_type = size ? VU_GSO_TCPV4 : VU_GSO_NONE};
+
+    vu_write_le16(&header.gso_size, size);
+    vu_write_le16(&header.csum_start, 34);
+    vu_write_le16(&header.csum_offset, 16);
+    memcpy(at, &header, header_size);
+    at += header_size;
+    memset(at, 0, 54);
+    at[12] = VU_ETH_IPV4 >> 8;
+    at[14] = 0x45;
+    at[23] = VU_PROTOCOL_TCP;
+    at[46] = 5 << 4;
 }
 
 void arena_begin(struct arena *arena, uint64_t features, int kind, uint32_t rx_size, uint32_t tx_size)

@@ -62,6 +62,10 @@ void arena_kick(struct arena *arena, int ring);
 /* Behind an IOMMU: guest addresses are I/O addresses, and the rings' user addresses as well.  Answers each
    miss with its page, or with a refusal where there is none; whether there was one. */
 bool arena_answer(struct arena *arena);
+/* A frame of the network that a guest without offloads has to have finished: TCP over IPv4, to be cut into
+   segments of `size`, or to have its checksum completed where that is 0.  `at` has room for header_size and 54
+   bytes, and what is behind them is its payload. */
+void arena_put_segments(uint8_t *at, uint32_t header_size, uint16_t size);
 /* Takes what was reported and what the port sent. */
 void arena_drain(struct arena *arena);
 

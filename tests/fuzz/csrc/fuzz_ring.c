@@ -301,6 +301,11 @@ static void operate(struct input *input)
         memset(frame, 0x5a, sizeof(frame));
         for (int i = 0; i < 10; i++)
             frame[i] = operation & 16 ? next8(input) : 0;
+        if (operation & 32) {
+            arena_put_segments(frame, arena.pair->port_header, next8(input));
+            if (operation & 64)
+                frame[next8(input) % 66] = next8(input);
+        }
         (void)!send(arena.network, frame, length, MSG_DONTWAIT);
         break;
     case 14:
@@ -329,10 +334,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                         (choice & 4 ? VU_F_MRG_RXBUF : 0) | (choice & 8 ? VU_F_VERSION_1 : 0) |
                         (choice & 16 ? PLAIN_FEATURES : 0) | (choice & 32 ? GUEST_FEATURES : 0) |
                         (choice & 64 ? VU_F_ACCESS_PLATFORM : 0) | (choice & 128 ? VU_F_RING_PACKED : 0);
-    uint8_t rest = next8(&input);
+    uint8_t rest = next8(&input), port = kind % 5, how = rest / 27 % 3;
 
     swaps = 0;
-    arena_begin(&arena, features, kind % 5, 1U << (kind >> 4) % 9, 1U << rest % 9);
+    if (port == VU_PORT_FD && how)
+        port = VU_PORT_PACKET;
+    arena_begin(&arena, features | (how ? VU_F_IN_ORDER : 0), port, 1U << (kind >> 4) % 9, 1U << rest % 9);
+    if (how == 2 && port == VU_PORT_PACKET) {
+        vu_worker_pause(arena.worker);
+        arena_require(vu_pair_set_port(arena.pair, port, arena.port, 1, VU_NET_HDR_LEGACY_SIZE) == VU_OK);
+        vu_worker_resume(arena.worker);
+    }
     arena.worker->poll = (enum vu_poll)(rest / 9 % 3);
     arena_start(&arena, VU_RX);
     arena_start(&arena, VU_TX);

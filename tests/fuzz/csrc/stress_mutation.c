@@ -214,7 +214,7 @@ static void stress(int kind, uint64_t features, enum vu_poll poll, double span, 
                                             .broadcast = VU_ACCEPT_ALL,
                                             .tagged = VU_ACCEPT_LISTED,
                                             .mac_count = 1};
-    static uint8_t frame[512];
+    static uint8_t frame[4096];
     double last = now() + span;
     pthread_t thread;
 
@@ -232,9 +232,14 @@ static void stress(int kind, uint64_t features, enum vu_poll poll, double span, 
     __atomic_store_n(&stop, false, __ATOMIC_RELAXED);
     arena_require(pthread_create(&thread, NULL, mutate, NULL) == 0);
     while (now() < last) {
-        frame[12] = sums->turns & 1 ? 2 : 0; /* every other one is not for this guest */
-        if (kind == VU_PORT_FD)
-            (void)!send(arena.network, frame, 12 + sums->turns % 500, MSG_DONTWAIT);
+        if (kind == VU_PORT_FD || kind == VU_PORT_PACKET) {
+            /* Of these, some have to be finished for this guest. */
+            memset(frame, 0, 12);
+            if (sums->turns % 8 >= 4)
+                arena_put_segments(frame, 12, sums->turns % 8 >= 6 ? 300 : 0);
+            frame[12] = sums->turns & 1 ? 2 : 0; /* every other one is not for this guest */
+            (void)!send(arena.network, frame, 12 + sums->turns * 7 % 3500, MSG_DONTWAIT);
+        }
         arena_kick(&arena, VU_RX);
         arena_kick(&arena, VU_TX);
         vu_worker_turn(arena.worker, 0);
@@ -267,7 +272,7 @@ static void stress(int kind, uint64_t features, enum vu_poll poll, double span, 
 
 int main(int argc, char **argv)
 {
-    static const int kinds[] = {VU_PORT_FD,     VU_PORT_ECHO,   VU_PORT_SINK,
+    static const int kinds[] = {VU_PORT_FD,     VU_PORT_PACKET, VU_PORT_ECHO,   VU_PORT_SINK,
                                 VU_PORT_SOURCE, VU_PORT_SWITCH, VU_PORT_CONTROL};
     static const uint64_t instances[] = {0, VU_F_LOG_ALL};
     static const enum vu_poll polls[] = {VU_POLL_EVENT, VU_POLL_BUSY};

@@ -34,7 +34,7 @@ static uint32_t list_frame(const struct vu_pair *pair, uint32_t i)
 /* The pieces that go out; 0 when there are too many.  A short frame is copied behind its header: two pieces
    cost the kernel more to take than the copy costs us, up to a whole Ethernet frame.  Beside a program that
    does nothing but write, a tap took 0.90 of the frames of 64 B, so 0.99; of 1500 B 0.91 and 0.97
-   (tests/bench/bench_tap_floor.py). */
+   (tests/bench/bench_port_floor.py). */
 static uint32_t prepare(const struct vu_pair *pair, uint32_t i)
 {
     struct vu_outgoing *out = &pair->worker->scratch->out[i];

@@ -1,23 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The floor of every back-end on a tap: writes to a tap by io_uring, 64 at a time, and nothing else.
+ * The floor of every back-end on a tap or a packet socket: writes to it, 64 frames at a time, and nothing else.
  *
- *   uring_writer TAP FRAME_BYTES SECONDS BUFFERS HEADER_HEX
+ *   port_writer tap:NAME|packet:INTERFACE FRAME_BYTES SECONDS BUFFERS HEADER_HEX
  *
- * Makes the tap, with a virtio-net header of 12 bytes, says "ready" and waits for a line on standard input.
- * Then it writes frames, from as many buffers in turn as a guest's ring has, so that they come out of the
+ * Makes the tap, which is written to by io_uring, or opens the interface, by sendmmsg; both with a virtio-net
+ * header of 12 bytes.  Says "ready" and waits for a line on standard input.  Then it writes frames, from as many buffers in turn as a guest's ring has, so that they come out of the
  * same caches; HEADER_HEX is the virtio-net header and what the frame begins with. In the end it says how
  * many the kernel took.
  */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,6 +44,21 @@ static int open_tap(const char *name)
 
     strncpy(request.ifr_name, name, IFNAMSIZ - 1);
     if (fd < 0 || ioctl(fd, TUNSETIFF, &request) < 0 || ioctl(fd, TUNSETVNETHDRSZ, &header) < 0) {
+        fail(name);
+    }
+    return fd;
+}
+
+static int open_packet(const char *name)
+{
+    const int header = HEADER, size = 4 << 20;
+    const struct sockaddr_ll where = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(name)};
+    const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK, 0);
+
+    /* PACKET_VNET_HDR_SZ, Linux 6.6 */
+    if (fd < 0 || setsockopt(fd, 263, 24, &header, sizeof(header)) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0 ||
+        bind(fd, (const struct sockaddr *)&where, sizeof(where)) < 0) {
         fail(name);
     }
     return fd;
@@ -76,6 +97,25 @@ static uint64_t write_batch(struct io_uring *ring, int fd, uint8_t *const *buffe
     return taken;
 }
 
+static uint64_t send_batch(int fd, uint8_t *const *buffers, size_t count, unsigned int length, size_t *next)
+{
+    struct mmsghdr messages[BATCH] = {0};
+    struct iovec pieces[BATCH];
+    int sent;
+
+    for (int i = 0; i < BATCH; i++) {
+        pieces[i] = (struct iovec){buffers[*next], length};
+        messages[i].msg_hdr.msg_iov = &pieces[i];
+        messages[i].msg_hdr.msg_iovlen = 1;
+        *next = (*next + 1) % count;
+    }
+    sent = sendmmsg(fd, messages, BATCH, MSG_DONTWAIT);
+    if (sent < 0 && errno != EAGAIN && errno != ENOBUFS) {
+        fail("sendmmsg");
+    }
+    return sent < 0 ? 0 : (uint64_t)sent;
+}
+
 int main(int argc, char **argv)
 {
     struct io_uring ring;
@@ -84,13 +124,15 @@ int main(int argc, char **argv)
     unsigned int length;
     uint64_t frames = 0, started, end;
     char line[16];
+    bool packets;
     int fd;
 
     if (argc != 6) {
-        fputs("uring_writer TAP FRAME_BYTES SECONDS BUFFERS HEADER_HEX\n", stderr);
+        fputs("port_writer tap:NAME|packet:INTERFACE FRAME_BYTES SECONDS BUFFERS HEADER_HEX\n", stderr);
         return 2;
     }
-    fd = open_tap(argv[1]);
+    packets = strncmp(argv[1], "packet:", 7) == 0;
+    fd = packets ? open_packet(argv[1] + 7) : open_tap(argv[1] + 4);
     length = (unsigned int)atoi(argv[2]) + HEADER;
     count = (size_t)atoi(argv[4]);
     start_bytes = strlen(argv[5]) / 2;
@@ -113,7 +155,8 @@ int main(int argc, char **argv)
     started = now();
     end = started + (uint64_t)(atof(argv[3]) * 1e9);
     while (now() < end) {
-        frames += write_batch(&ring, fd, buffers, count, length, &next);
+        frames += packets ? send_batch(fd, buffers, count, length, &next)
+                          : write_batch(&ring, fd, buffers, count, length, &next);
     }
     printf("%llu %.6f\n", (unsigned long long)frames, (double)(now() - started) / 1e9);
     fflush(stdout);
