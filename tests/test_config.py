@@ -136,7 +136,7 @@ def test_a_mac_is_read_from_the_config_space() -> None:
         ("fd=4,queues=2,port=tap:fd=3", "queues=2 is more than port tap:fd=3 has: 1"),
         (
             "fd=3,port=echo,queues=2",
-            "there is no port type 'echo,queues=2': it may be echo, sink, source, switch, tap; "
+            "there is no port type 'echo,queues=2': it may be echo, packet, sink, source, switch, tap; "
             "port= takes the rest, so put queues= before it",
         ),
     ],
