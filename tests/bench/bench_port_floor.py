@@ -63,7 +63,8 @@ def make(namespace: Namespace, port: str) -> None:
     if port.startswith("packet"):
         namespace.run("ip", "link", "add", "vm1", "type", "veth", "peer", "name", "far")
         for end in ("vm1", "far"):
-            namespace.run("ip", "link", "set", end, "up")
+            # No address, so that the kernel itself says nothing there.
+            namespace.run("ip", "link", "set", end, "addrgenmode", "none", "up")
 
 
 def through_us(folder: Path, size: int, arguments: argparse.Namespace) -> float:
