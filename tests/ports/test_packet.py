@@ -360,4 +360,4 @@ def test_many_queues_come_and_go_in_the_time_of_a_few(far: veths.Far) -> None:
     port.attach(frozenset(range(64)))
     port.stop()
     port.close()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.0  # one after the other they took 2.5 s
