@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ports import taps
+from tests.ports import taps, veths
 
 
 @pytest.fixture
@@ -14,6 +14,15 @@ def namespace() -> Iterator[None]:
     """An empty network namespace for the length of the test; what is left in it goes with it."""
     with taps.network_namespace():
         yield
+
+
+@pytest.fixture
+def far(namespace: None) -> Iterator[veths.Far]:
+    """The other end of a cable whose end here is vm1."""
+    del namespace
+    veths.make()
+    with veths.Far() as far:
+        yield far
 
 
 @pytest.fixture

@@ -28,13 +28,6 @@ NOTHING = VirtioFeature(0)
 
 
 @pytest.fixture
-def far() -> Iterator[veths.Far]:
-    veths.make()
-    with veths.Far() as far:
-        yield far
-
-
-@pytest.fixture
 def port(far: veths.Far) -> Iterator[PacketPort]:
     port = PacketPort("vm1")
     yield port
@@ -144,10 +137,10 @@ def test_interface_that_is_down_is_told_of_and_may_come_up_later(
     port.start(NOTHING)
     assert "packet vm1 is down: run 'ip link set vm1 up'" in caplog.text
     veths.ip("link", "set", "vm1", "up")
-    far.put(veths.FRAME)
+    far.put(taps.FRAME)
     with pytest.raises(OSError, match="Network is down"):
         got(ops.fds[0], ops.header_size)
-    assert got(ops.fds[0], ops.header_size) == [veths.FRAME]
+    assert got(ops.fds[0], ops.header_size) == [taps.FRAME]
     port.close()
 
 
@@ -182,19 +175,19 @@ def opened(port: PacketPort, queues: int = 1) -> PortOps:
 
 def test_nothing_is_heard_while_stopped(port: PacketPort, far: veths.Far) -> None:
     ops = port.open(1)
-    far.put(veths.FRAME)
+    far.put(taps.FRAME)
     assert veths.promiscuity("vm1") == 0
     assert got(ops.fds[0], 0) == []
 
     for _ in range(3):
         port.start(NOTHING)
         assert veths.promiscuity("vm1") == 1
-        far.put(veths.FRAME)
-        assert got(ops.fds[0], ops.header_size) == [veths.FRAME]
-        far.put(veths.FRAME)  # and is not read
+        far.put(taps.FRAME)
+        assert got(ops.fds[0], ops.header_size) == [taps.FRAME]
+        far.put(taps.FRAME)  # and is not read
         port.stop()
         assert veths.promiscuity("vm1") == 0
-        far.put(veths.FRAME)
+        far.put(taps.FRAME)
         assert got(ops.fds[0], 0) == []
     port.close()
     assert veths.promiscuity("vm1") == 0
@@ -205,10 +198,10 @@ def test_what_the_host_sends_there_does_not_come_back(port: PacketPort, far: vet
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(veths.ETH_P_ALL)) as host:
         host.bind(("vm1", veths.ETH_P_ALL))
         host.settimeout(5)
-        host.send(veths.FRAME)
-        port.inject(veths.FRAME)
-        assert host.recv(2048) == veths.FRAME  # what the guest sends is seen by who listens
-    assert far.get()[1] == far.get()[1] == veths.FRAME
+        host.send(taps.FRAME)
+        port.inject(taps.FRAME)
+        assert host.recv(2048) == taps.FRAME  # what the guest sends is seen by who listens
+    assert far.get()[1] == far.get()[1] == taps.FRAME
     assert got(ops.fds[0], 0) == []
 
 
@@ -216,11 +209,11 @@ def test_injected_frame_goes_out_and_nowhere_when_it_is_down(
     port: PacketPort, far: veths.Far, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened(port)
-    port.inject(veths.FRAME)
-    assert far.get()[1] == veths.FRAME
+    port.inject(taps.FRAME)
+    assert far.get()[1] == taps.FRAME
     veths.ip("link", "set", "vm1", "down")
     caplog.set_level(logging.DEBUG)
-    port.inject(veths.FRAME)
+    port.inject(taps.FRAME)
     assert "was not sent: Network is down" in caplog.text
 
 
@@ -233,7 +226,7 @@ def test_frames_for_which_there_was_no_room_are_told_of(
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
     sock.close()
     for _ in range(100):
-        far.put(veths.FRAME)
+        far.put(taps.FRAME)
     came = len(got(ops.fds[0], 0))
     assert 0 < came < 100
     port.stop()
@@ -243,7 +236,7 @@ def test_frames_for_which_there_was_no_room_are_told_of(
 def test_interface_that_went_away(port: PacketPort, far: veths.Far) -> None:
     opened(port, 2)
     veths.ip("link", "del", "vm1")
-    port.inject(veths.FRAME)
+    port.inject(taps.FRAME)
     port.stop()
     port.start(NOTHING)
     port.attach(frozenset({1}))
@@ -304,8 +297,8 @@ def test_what_is_no_ip_goes_to_the_first_queue_in_use(port: PacketPort, far: vet
     port.attach(frozenset({1, 2}))
     cut = [udp(1, 2)[:length] for length in (14, 15, 33, 34, 37)]
     for content in (
-        veths.FRAME,
-        veths.FRAME[:14],
+        taps.FRAME,
+        taps.FRAME[:14],
         *cut,
         *(udp(1, 2, version=6)[: 14 + n] for n in (0, 39, 43)),
     ):
@@ -334,7 +327,7 @@ def test_two_ports_on_one_interface_do_not_share_their_frames(port: PacketPort, 
     other = PacketPort("vm1")
     opened(other, 2)
     opened(port, 2)
-    far.put(veths.FRAME)
+    far.put(taps.FRAME)
     for each in (port, other):
         assert sum(len(got(sock.fileno(), 0)) for sock in each._sockets) == 1
     other.close()

@@ -14,34 +14,27 @@ pytestmark = pytest.mark.usefixtures("namespace")
 
 
 @pytest.fixture
-def far() -> Iterator[veths.Far]:
-    veths.make()
-    with veths.Far() as far:
-        yield far
-
-
-@pytest.fixture
 def sock(far: veths.Far) -> Iterator[socket.socket]:
     with packet_socket.make() as sock:
         yield sock
 
 
 def test_one_that_is_bound_to_nothing_hears_nothing(sock: socket.socket, far: veths.Far) -> None:
-    far.put(veths.FRAME)
+    far.put(taps.FRAME)
     with pytest.raises(BlockingIOError):
         sock.recv(2048)
     packet_socket.bind(sock, "vm1")
-    far.put(veths.FRAME)
-    assert sock.recv(2048) == veths.FRAME
+    far.put(taps.FRAME)
+    assert sock.recv(2048) == taps.FRAME
 
 
 def test_header_is_as_long_as_it_says(sock: socket.socket, far: veths.Far) -> None:
     size = packet_socket.set_header(sock)
     packet_socket.bind(sock, "vm1")
-    far.put(veths.FRAME)
-    assert sock.recv(2048) == bytes(size) + veths.FRAME
-    sock.send(bytes(size) + veths.FRAME)
-    assert far.get()[1] == veths.FRAME
+    far.put(taps.FRAME)
+    assert sock.recv(2048) == bytes(size) + taps.FRAME
+    sock.send(bytes(size) + taps.FRAME)
+    assert far.get()[1] == taps.FRAME
 
 
 def test_kernel_without_the_longer_header(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +57,7 @@ def test_statistics_are_of_the_time_since_they_were_taken(sock: socket.socket, f
     packet_socket.bind(sock, "vm1")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     for _ in range(50):
-        far.put(veths.FRAME)
+        far.put(taps.FRAME)
     frames, lost = packet_socket.take_statistics(sock)
     assert frames == 50
     assert 0 < lost < 50
@@ -74,7 +67,7 @@ def test_statistics_are_of_the_time_since_they_were_taken(sock: socket.socket, f
 def test_draining_ends_and_goes_past_what_the_kernel_says(sock: socket.socket, far: veths.Far) -> None:
     packet_socket.bind(sock, "vm1")
     for _ in range(5):
-        far.put(veths.FRAME)
+        far.put(taps.FRAME)
     packet_socket.set_filter(sock, classic_bpf.nothing())
     veths.ip("link", "set", "vm1", "down")
     packet_socket.drain(sock)
@@ -100,10 +93,10 @@ def test_groups_are_apart(far: veths.Far) -> None:
     packet_socket.join(socks[3], other)
     packet_socket.steer(socks[0], classic_bpf.steering([1]))
     packet_socket.steer(socks[3], classic_bpf.steering([0]))
-    far.put(veths.FRAME)
+    far.put(taps.FRAME)
     for sock, hears in zip(socks, (False, True, True, False), strict=True):
         if hears:
-            assert sock.recv(2048) == veths.FRAME
+            assert sock.recv(2048) == taps.FRAME
         else:
             with pytest.raises(BlockingIOError):
                 sock.recv(2048)

@@ -7,7 +7,6 @@ import socket
 import struct
 import subprocess
 
-from tests.ports import taps
 from vhostuser.frontend.net_header import PLAIN, NetHeader
 
 ETH_P_ALL = 3
@@ -66,6 +65,3 @@ class Far:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-FRAME = taps.FRAME

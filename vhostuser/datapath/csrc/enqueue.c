@@ -62,8 +62,7 @@ static vu_always_inline int filter_read(const struct vu_enqueue *rx, uint32_t le
     return vu_filter_check(&rx->device->filter, head);
 }
 
-/* A frame that was read but is not delivered like that has left its bytes in buffers that stay in the ring.
- */
+/* A frame that was read but is not delivered so has left its bytes in buffers that stay in the ring. */
 static vu_always_inline void mark_read(const struct vu_ring_ops *ops, const struct vu_enqueue *rx,
                                        size_t in_place)
 {
